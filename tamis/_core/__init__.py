@@ -1,0 +1,1 @@
+"""What all floors share: errors, checks, keyed randomness, collectives, the policy artefact."""

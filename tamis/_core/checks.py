@@ -1,0 +1,57 @@
+"""Argument checks with one wording: ``name=value: must be ALLOWED`` (and the cure, where there is one)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+__all__ = ["check_choice", "check_int", "check_range"]
+
+
+def check_int(name: str, value: Any, *, low: int, high: int | None = None) -> int:
+    """Return ``value`` as int if it is an integer in [low, high].
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: out of range.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}={value!r}: must be an int, got {type(value).__name__}")
+    number = int(value.__index__())
+    if number < low or (high is not None and number > high):
+        allowed = f">= {low}" if high is None else f"in [{low}, {high}]"
+        raise ValueError(f"{name}={number}: must be {allowed}")
+    return number
+
+
+def check_range(
+    name: str,
+    value: Any,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float:
+    """Return ``value`` as float if it is finite and lies between the bounds.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: NaN, infinite or out of range.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name}={value!r}: must be a number, got {type(value).__name__}")
+    number = float(value)
+    below = number <= low if open_low else number < low
+    above = number >= high if open_high else number > high
+    if not math.isfinite(number) or below or above:
+        left, right = "(" if open_low else "[", ")" if open_high else "]"
+        raise ValueError(f"{name}={number}: must be finite and in {left}{low:g}, {high:g}{right}")
+    return number
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """Return ``value`` if it is one of ``choices``, else raise `ValueError` that lists them."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}: must be one of {', '.join(map(repr, choices))}")
+    return str(value)
