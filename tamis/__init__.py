@@ -8,11 +8,14 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "DataInfo": "tamis._core.policy",
     "NoEffectWarning": "tamis._core.errors",
     "NotPolarisedError": "tamis._core.errors",
     "Policy": "tamis._core.policy",
     "PolicyError": "tamis._core.errors",
+    "SearchInfo": "tamis._core.policy",
     "TamisError": "tamis._core.errors",
+    "fingerprint": "tamis._core.policy",
     "load_policy": "tamis._core.policy",
     "load_pruned": "tamis.pruners",
     "register_policy": "tamis._core.policy",
