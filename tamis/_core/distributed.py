@@ -66,7 +66,8 @@ def broadcast_object(value: Result, source: int = 0) -> Result:
         return value
     box: list[Any] = [value]
     dist.broadcast_object_list(box, src=source)
-    return box[0]
+    received: Result = box[0]
+    return received
 
 
 def parallel_map(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

@@ -39,7 +39,7 @@ class Regularizer(ABC):
         tensors = [t for t in self.parameters() if t.requires_grad]
         value = self.penalty()
         if tensors:
-            grads = torch.autograd.grad(value, tensors, allow_unused=True)
+            grads: Sequence[torch.Tensor | None] = torch.autograd.grad(value, tensors, allow_unused=True)
             for tensor, grad in zip(tensors, grads, strict=True):
                 if grad is None:
                     continue
@@ -56,6 +56,9 @@ class Pruner(Regularizer):
 
     def step(self, *, grad_scale: float = 1.0) -> None:  # noqa: B027  (optional hook)
         """Called once after each optimizer step. ``grad_scale``: the AMP loss scale still in gate gradients."""
+
+    def skip_step(self) -> None:
+        """Called instead of `step` when the optimizer skipped its step (AMP overflow): drop gate gradients."""
 
     @abstractmethod
     def prune(self, optimizer: torch.optim.Optimizer | None = None) -> Any:

@@ -1,0 +1,89 @@
+"""The plain PyTorch loop (also with Accelerate's prepared loaders): batches that remember where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from tamis._core.checks import check_int
+from tamis.callbacks.base import Stateful, check_length, check_sampler
+
+__all__ = ["ResumableLoader"]
+
+
+class ResumableLoader:
+    """Counts consumed batches, tells the sampler the epoch, and resumes exactly where `state_dict` was taken.
+
+    ::
+
+        batches = ResumableLoader(loader, sampler)
+        for epoch in batches.epochs(3):
+            for batch in batches:
+                ...                       # batches.state_dict() at any moment: JSON values and tensors
+
+    Args:
+        loader: a `DataLoader` over ``sampler``, as built or as returned by ``accelerator.prepare``.
+        sampler: a tamis sampler (or any with ``set_epoch``, ``state_dict``, ``load_state_dict``).
+        components: further stateful things saved along, by name, e.g. ``pruner=pruner``.
+
+    Raises:
+        TypeError, ValueError: the sampler does not fit, see `tamis.callbacks.base.check_sampler`.
+    """
+
+    def __init__(self, loader: DataLoader[Any], sampler: Any, **components: Stateful) -> None:
+        check_sampler(sampler, loader.dataset)
+        self.loader, self.sampler, self.components = loader, sampler, components
+        self.epoch = 0
+        self.batch = 0
+        self._length = len(sampler)
+
+    def epochs(self, count: int) -> Iterator[int]:
+        """The epochs still to do, up to ``count``; after a resume the first may be a partial one."""
+        count = check_int("count", count, low=0)
+        while self.epoch < count:
+            yield self.epoch
+            self.epoch, self.batch = self.epoch + 1, 0
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batches of the present epoch that were not consumed yet."""
+        check_length(self.sampler, self._length)
+        self.sampler.set_epoch(self.epoch)
+        loader: Any = self.loader
+        if hasattr(loader, "end_of_dataloader"):  # prepared by Accelerate: its own skipping keeps ranks in step
+            from accelerate import skip_first_batches
+
+            loader.set_epoch(self.epoch)
+            loader.set_sampler(self.sampler)
+            if self.batch:
+                loader = skip_first_batches(loader, self.batch)
+        elif self.batch:
+            self.sampler.seek(min(self.batch * loader.batch_size, len(self.sampler)))
+        for batch in loader:
+            self.batch += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, batches consumed in it, the sampler's and the components' states."""
+        states = {name: component.state_dict() for name, component in self.components.items()}
+        return {"epoch": self.epoch, "batch": self.batch, "sampler": self.sampler.state_dict(), "components": states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore; the next `epochs` and `iter` go on after the last consumed batch.
+
+        Raises:
+            ValueError: the state has other components.
+        """
+        if set(state["components"]) != set(self.components):
+            raise ValueError(
+                f"saved components {sorted(state['components'])}, present ones {sorted(self.components)}: "
+                "build the ResumableLoader with the same names"
+            )
+        self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
+        self.sampler.load_state_dict(state["sampler"])
+        for name, component in self.components.items():
+            component.load_state_dict(state["components"][name])
