@@ -12,7 +12,7 @@ from tamis._core.rng import numpy_generator
 from tamis.pruners.base import Regularizer
 from tamis.samplers.base import StatefulSampler
 
-__all__ = ["IndexedDataset", "ScaleL1", "ShuffleSampler", "ToyModel", "make_shuffle_sampler"]
+__all__ = ["IndexedDataset", "ScaleL1", "ShuffleSampler", "ToyModel", "make_scale_l1", "make_shuffle_sampler"]
 
 
 class ShuffleSampler(StatefulSampler):
@@ -43,6 +43,12 @@ class ScaleL1(Regularizer):
 
     def penalty(self) -> torch.Tensor:
         return self.lam * self.scale.abs().sum()
+
+
+def make_scale_l1(use_num_items: bool = False) -> tuple[nn.Module, Regularizer, IndexedDataset]:
+    """A `ToyModel` of 4 features, an L1 penalty on its scale, and 24 rows."""
+    model = ToyModel(use_num_items)
+    return model, ScaleL1(model.scale), IndexedDataset(24)
 
 
 class IndexedDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
