@@ -49,8 +49,11 @@ class StatefulSampler(Sampler[int]):
         return self.num_samples
 
     def __iter__(self) -> SamplerIterator:
-        start, self._start = self._start, 0
-        return SamplerIterator.over(self, start)
+        return SamplerIterator.over(self, self._begin())
+
+    def arrays(self) -> Iterator[np.ndarray]:
+        """What `iter` would yield, as int64 arrays of any length: for loops that index arrays or tensors."""
+        return self.indices(self.epoch, self._begin())
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next `iter` yields (>= 0)."""
@@ -59,6 +62,11 @@ class StatefulSampler(Sampler[int]):
     def seek(self, position: int) -> None:
         """Let the next `iter`, and only that one, start at ``position`` (0 <= position <= len)."""
         self._start = check_int("position", position, low=0, high=len(self))
+
+    def _begin(self) -> int:
+        """Called as each iteration begins; returns, and uses up, its position. A subclass may add to it."""
+        start, self._start = self._start, 0
+        return start
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the position. JSON values, and tensors or arrays for what grows with the data."""

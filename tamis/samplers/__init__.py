@@ -1,0 +1,25 @@
+"""Samplers: a global order that is a pure function of (seed, epoch, state), for any trainer."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "BatchSelector": "tamis.samplers.batch",
+    "StatefulSampler": "tamis.samplers.base",
+    "WeightedSampler": "tamis.samplers.weighted",
+    "effective_sample_size": "tamis.samplers.weighted",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'tamis.samplers' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
