@@ -1,0 +1,116 @@
+"""SwiftPolicy as an artefact, and SwiftSampler: the law's probabilities, drawn."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import tamis._core.policy as core
+from tamis._core.errors import PolicyError
+from tamis._core.rng import torch_generator
+from tamis.samplers.features import SampleFeatures
+from tamis.samplers.swift import SwiftPolicy, SwiftSampler
+from tamis.samplers.swift_law import BINS, SwiftLaw
+
+LAW = SwiftLaw((1.0, -0.5), (0.3, 0.5, 0.6), (1.0, 0.8, 0.6, 0.0, 0.0))
+
+
+def make(n=60, seed=5):
+    generator = torch_generator(seed)
+    loss, entropy, gradient = (torch.rand(n, generator=generator, dtype=torch.float64) for _ in range(3))
+    return SampleFeatures({"loss": loss, "entropy": entropy}, gradient)
+
+
+def test_draws_follow_the_law():
+    features = make()
+    policy = SwiftPolicy.fit(LAW, features)
+    p = policy.weights(features).numpy()
+    sampler = SwiftSampler(policy, features, 60_000, seed=1)
+    counts = np.bincount(list(sampler), minlength=60)
+    assert (counts[p == 0] == 0).all()
+    assert (p == 0).any()
+    kept = p > 0
+    assert stats.chisquare(counts[kept], 60_000 * p[kept] / p[kept].sum()).pvalue > 0.001
+    assert sampler.effective_sample_size == pytest.approx(1 / (p**2).sum())
+
+
+def test_without_replacement_no_sample_comes_twice():
+    features = make()
+    sampler = SwiftSampler(SwiftPolicy.fit(LAW, features), features, 20, replacement=False)
+    order = list(sampler)
+    assert len(set(order)) == len(order) == 20
+
+
+def test_the_state_belongs_to_one_policy():
+    features = make()
+    sampler = SwiftSampler(SwiftPolicy.fit(LAW, features), features)
+    other = SwiftLaw((1.0, 0.5), LAW.knots, LAW.heights)
+    with pytest.raises(ValueError, match="another policy"):
+        SwiftSampler(SwiftPolicy.fit(other, features), features).load_state_dict(sampler.state_dict())
+
+
+@pytest.mark.parametrize("n", [60, BINS + 100])
+def test_a_saved_policy_comes_back_bit_for_bit(tmp_path, n):
+    features = make(n)
+    policy = SwiftPolicy.fit(LAW, features)
+    policy.save(tmp_path)
+    again = core.load_policy(tmp_path)
+    assert again == policy
+    assert again.law == LAW
+    assert again.digest() == policy.digest()
+    assert torch.equal(again.weights(features), policy.weights(features))
+
+
+def test_a_damaged_policy_is_refused():
+    policy = SwiftPolicy.fit(LAW, make())
+    keys = policy.tables["loss.keys"]
+    for change, message in [
+        ({"loss.keys": keys.flip(0)}, "keys must increase"),
+        ({"loss.values": policy.tables["loss.values"][:-1]}, "one value more"),
+        ({"profile": policy.tables["profile"].float()}, "finite float64"),
+        ({"transform.values": policy.tables["transform.values"] * 2}, "from 0 to 1"),
+        ({"own": keys}, "at most transform.keys"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(policy, tables={**policy.tables, **change})
+    with pytest.raises(ValueError, match="as many as coefficients"):
+        dataclasses.replace(policy, names=("loss",))
+    with pytest.raises(PolicyError):
+        policy.check(core.DataInfo(n=61))
+
+
+def test_missing_and_unfit_columns_are_refused():
+    policy = SwiftPolicy.fit(LAW, make())
+    with pytest.raises(KeyError, match="entropy"):
+        policy.score({"loss": torch.zeros(2)})
+    with pytest.raises(ValueError, match=r"entropy\[1\]"):
+        policy.score({"loss": torch.zeros(2), "entropy": torch.tensor([0.0, float("nan")])})
+    with pytest.raises(ValueError, match="one a feature"):
+        SwiftPolicy.fit(SwiftLaw((1.0,), LAW.knots, LAW.heights), make())
+
+
+def test_summary_and_picture_say_what_the_law_does(tmp_path):
+    features = make(1000)
+    policy = SwiftPolicy.fit(SwiftLaw((1.0, 0.0), LAW.knots, LAW.heights), features)
+    assert "from the lowest to the highest fifth of loss" in policy.summary()
+    top_fifth = policy.summary().split("fifth of loss: ")[1].split(" / ")[4]
+    assert top_fifth.startswith("0.00")  # heights are 0 above knot 0.6
+    p = policy.weights(features)
+    highest = features.columns["loss"].argsort()[-200:]
+    assert float(p[highest].sum()) == 0
+    figure = policy.plot(tmp_path / "law.png")
+    assert (tmp_path / "law.png").stat().st_size > 1000
+    curve = figure.axes[1].lines[0].get_ydata()
+    assert curve[-20:].sum() == 0
+    assert curve.mean() == pytest.approx(1, abs=1e-9)
+
+
+def test_one_feature_only(tmp_path):
+    both = make()
+    features = SampleFeatures({"loss": both.columns["loss"]}, both.gradient)
+    policy = SwiftPolicy.fit(SwiftLaw((-1.0,), LAW.knots, LAW.heights), features)
+    policy.plot(tmp_path / "law.png")
+    p = policy.weights(features)
+    assert p[features.columns["loss"].argmin()] == 0  # ranked downwards: the lowest loss comes last
