@@ -1,0 +1,1 @@
+"""What the click-through-rate benchmarks share: data, rivals, training."""

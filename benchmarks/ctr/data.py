@@ -1,0 +1,120 @@
+"""Click data for the DimReg benchmarks: planted, Frappe, MovieLens-1M, MovieLens-1M with crossed fields.
+
+Every set comes as ids (0 = not seen in training) in three disjoint parts: train, validation (the only part on which
+anything is chosen) and test (looked at once, at the end).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["DATASETS", "CTRData", "default_data", "load"]
+
+CROSSES = (
+    ("user_id", "first_genre"),
+    ("movie_id", "age"),
+    ("movie_id", "occupation"),
+    ("user_id", "year"),
+    ("zip", "first_genre"),
+)
+
+
+@dataclass(frozen=True)
+class CTRData:
+    """Ids [n, m] int64 and labels [n] float per part; ``sizes``: field -> ids, 0 included."""
+
+    name: str
+    sizes: dict[str, int]
+    train: tuple[Tensor, Tensor]
+    validation: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    useful: dict[str, int] | None = None  # planted data: field -> useful rank
+
+    @property
+    def rows(self) -> int:
+        """Rows of all tables together: embedding parameters per dimension."""
+        return sum(self.sizes.values())
+
+
+def default_data() -> Path:
+    """The folder of the real data, beside the repository."""
+    return Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def load(name: str, folder: Path | None = None, *, seed: int = 0) -> CTRData:
+    """The data set ``name``, one of `DATASETS`; ``seed`` fixes the parts (and the planted data)."""
+    return DATASETS[name](folder or default_data(), seed)
+
+
+def _parts(name: str, columns: dict[str, np.ndarray], label: np.ndarray, part: np.ndarray) -> CTRData:
+    """Number the ids of each column by what the train part (part == 0) holds; unseen ids become 0."""
+    coded, sizes = [], {}
+    for field, column in columns.items():
+        known = np.unique(column[part == 0])
+        place = np.searchsorted(known, column).clip(max=len(known) - 1)
+        coded.append(np.where(known[place] == column, place + 1, 0))
+        sizes[field] = len(known) + 1
+    ids = torch.from_numpy(np.stack(coded, axis=1).astype(np.int64))
+    labels = torch.from_numpy(label.astype(np.float32))
+    train, validation, test = ((ids[part == k], labels[part == k]) for k in range(3))
+    return CTRData(name, sizes, train, validation, test)
+
+
+def _random_parts(count: int, seed: int) -> np.ndarray:
+    """80 % train (0), 10 % validation (1), 10 % test (2), at random."""
+    return np.random.default_rng(seed).choice(3, size=count, p=[0.8, 0.1, 0.1])
+
+
+def _movielens(folder: Path, seed: int, crosses: tuple[tuple[str, str], ...] = ()) -> CTRData:
+    import pandas as pd
+
+    table = pd.read_parquet(folder / "movielens1m" / "ratings_like.parquet")
+    fields = ["user_id", "movie_id", "gender", "age", "occupation", "zip", "year", "genres", "first_genre"]
+    codes = {field: pd.factorize(table[field])[0].astype(np.int64) for field in fields}
+    for left, right in crosses:
+        codes[f"{left} x {right}"] = codes[left] * (codes[right].max() + 1) + codes[right]
+    codes.pop("first_genre")  # it is the first of `genres`
+    name = "movielens1m_crossed" if crosses else "movielens1m"
+    return _parts(name, codes, table["like"].to_numpy(), _random_parts(len(table), seed))
+
+
+def _frappe(folder: Path, seed: int) -> CTRData:
+    import pandas as pd
+
+    table = pd.read_parquet(folder / "frappe" / "frappe_full.parquet")
+    columns = {field: table[field].to_numpy() for field in table.columns.drop(["label", "split"])}
+    return _parts("frappe", columns, table["label"].to_numpy(), _random_parts(len(table), seed))
+
+
+def _planted(folder: Path, seed: int, rank_shift: int = 0) -> CTRData:
+    """Ten Zipf fields; the logit is a sum of dot products of latent vectors whose ranks are known per field.
+
+    Field f has ``useful[f]`` latent dimensions (0: noise). Every two fields of a group interact through the
+    dimensions that both have, and a common first-order part is left out, so that only tables can carry the signal.
+    """
+    rng = np.random.default_rng([seed, 6])
+    vocabulary = [2000, 1500, 1000, 800, 500, 400, 300, 200, 100, 50]
+    useful = [8, 6, 8, 4, 2, 2, 1, 0, 0, 0]
+    count = 250_000
+    ids = [rng.permutation(v)[(rng.zipf(1.3, count) - 1) % v] for v in vocabulary]
+    latent = [rng.normal(size=(v, 8)) * (np.arange(8) < r) for v, r in zip(vocabulary, useful, strict=True)]
+    rows = np.stack([table[i] for table, i in zip(latent, ids, strict=True)])
+    logit = 0.5 * (rows.sum(0) ** 2 - (rows**2).sum(0)).sum(1)
+    logit = 2.0 * (logit - logit.mean()) / logit.std()
+    label = rng.random(count) < 1 / (1 + np.exp(-logit))
+    columns = {f"field{f}": column for f, column in enumerate(ids)}
+    data = _parts("planted", columns, label, _random_parts(count, seed))
+    return CTRData(**(vars(data) | {"useful": dict(zip(columns, useful, strict=True))}))
+
+
+DATASETS = {
+    "planted": _planted,
+    "frappe": _frappe,
+    "movielens1m": _movielens,
+    "movielens1m_crossed": lambda folder, seed: _movielens(folder, seed, CROSSES),
+}

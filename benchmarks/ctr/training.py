@@ -1,0 +1,113 @@
+"""Training loop of the CTR benchmarks: SparseAdam on the tables, Adam on the rest, best epoch by validation AUC."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.ctr.data import CTRData
+
+__all__ = ["Run", "auc", "optimizers", "predict", "train"]
+
+
+def auc(score: np.ndarray, label: np.ndarray) -> float:
+    """Area under the ROC curve; ties count half."""
+    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    ones = label > 0.5
+    positives, negatives = int(ones.sum()), int((~ones).sum())
+    return float((ranks[ones].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+@torch.no_grad()
+def predict(model: nn.Module, ids: Tensor, batch: int = 16384) -> np.ndarray:
+    """Logits [n] in evaluation mode."""
+    model.eval()
+    logits = torch.cat([model(part)["logits"] for part in ids.split(batch)]).double().numpy()
+    model.train()
+    return logits
+
+
+def optimizers(model: nn.Module, lr: float = 1e-3, decay: float = 0.0) -> list[torch.optim.Optimizer]:
+    """SparseAdam for parameters of sparse tables, Adam for the others (``decay``: decoupled, on the others)."""
+    sparse = [m.weight for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse]
+    known = {id(weight) for weight in sparse}
+    dense = [p for p in model.parameters() if id(p) not in known]
+    both: list[torch.optim.Optimizer] = [torch.optim.AdamW(dense, lr=lr, weight_decay=decay)]
+    return both + ([torch.optim.SparseAdam(sparse, lr=lr)] if sparse else [])
+
+
+@dataclass
+class Run:
+    """Validation AUC after each epoch, test AUC at the best of them, seconds of training."""
+
+    validation: list[float] = field(default_factory=list)
+    test: float = 0.0
+    seconds: float = 0.0
+    best: int = -1
+
+
+def train(
+    model: nn.Module,
+    data: CTRData,
+    *,
+    epochs: int,
+    seed: int,
+    batch: int = 2048,
+    lr: float = 1e-3,
+    row_decay: float = 0.0,
+    pruner: Any = None,
+    patience_from: int = 0,
+    after_epoch: Callable[[int, list[torch.optim.Optimizer]], None] | None = None,
+    loss_term: Callable[[], Tensor] | None = None,
+) -> Run:
+    """Train; keep the weights of the best epoch (from ``patience_from`` on) by validation AUC.
+
+    Args:
+        row_decay: L2 on the looked-up rows of the tables.
+        pruner: a `tamis.pruners.DimReg` that goes along.
+        after_epoch: called with the epoch and the optimizers, e.g. to cut.
+        loss_term: added to every batch's loss.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    both, run, best_state = optimizers(model, lr), Run(), None
+    ids, labels = data.train
+    steps = len(ids) // batch
+    model.train()
+    for epoch in range(epochs):
+        started = time.perf_counter()
+        order = torch.randperm(len(ids), generator=generator)[: steps * batch].view(steps, batch)
+        for rows in order:
+            loss = model(ids[rows], labels[rows])["loss"]
+            if row_decay:
+                loss = loss + row_decay * sum(
+                    t(c).square().sum() for t, c in zip(model.embeddings.values(), ids[rows].T, strict=True)
+                ) / batch
+            if pruner is not None:
+                loss = loss + pruner.penalty()
+            if loss_term is not None:
+                loss = loss + loss_term()
+            for optimizer in both:
+                optimizer.zero_grad()
+            loss.backward()
+            for optimizer in both:
+                optimizer.step()
+            if pruner is not None:
+                pruner.step()
+        run.seconds += time.perf_counter() - started
+        if after_epoch is not None:
+            after_epoch(epoch, both)
+        run.validation.append(auc(predict(model, data.validation[0]), data.validation[1].numpy()))
+        if epoch >= patience_from and run.validation[-1] >= max(run.validation[patience_from:]):
+            run.best, best_state = epoch, copy.deepcopy(model.state_dict())
+    if best_state is not None:
+        model.load_state_dict(best_state)
+    run.test = auc(predict(model, data.test[0]), data.test[1].numpy())
+    return run

@@ -1,0 +1,91 @@
+"""Redundancy of a table's dimensions: |Pearson| over its rows, weighted by how often each row is looked up.
+
+One pass over the table in chunks: the columns are shifted by a rough mean first (so that no digits cancel, whatever
+the mean), each chunk's products are float32 GEMMs, their sums float64. Extra memory: one chunk and d x d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["correlation", "top_pairs", "weighted_moments"]
+
+CHUNK_ROWS = 4096
+SAMPLE_ROWS = 4096
+
+
+@torch.no_grad()
+def weighted_moments(table: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Weighted mean and covariance of a table's columns.
+
+    Args:
+        table: [rows, d] floating.
+        counts: [rows], >= 0: the rows' weights; None: all equal.
+
+    Returns:
+        mean [d] and covariance [d, d], float64; NaN if all weights are 0.
+    """
+    rows, width = table.shape
+    sample = table[:: max(1, rows // SAMPLE_ROWS)]
+    shift = sample.double().mean(0).to(torch.float32)
+    first = torch.zeros(width, dtype=torch.float64, device=table.device)
+    second = torch.zeros(width, width, dtype=torch.float64, device=table.device)
+    total = torch.zeros((), dtype=torch.float64, device=table.device)
+    buffer = torch.empty(min(CHUNK_ROWS, rows), width, dtype=torch.float32, device=table.device)
+    ones = torch.ones(1, len(buffer), dtype=torch.float32, device=table.device)
+    for start in range(0, rows, CHUNK_ROWS):
+        chunk = table[start : start + CHUNK_ROWS]
+        block = torch.sub(chunk, shift, out=buffer[: len(chunk)])
+        if counts is None:
+            first += (ones[:, : len(chunk)] @ block)[0]
+            total += len(chunk)
+        else:
+            root = counts[start : start + CHUNK_ROWS].to(torch.float32).sqrt()
+            block.mul_(root[:, None])
+            first += root @ block
+            total += root.double().square().sum()
+        second += block.T @ block
+    first, second = first / total, second / total
+    return shift + first, second - torch.outer(first, first)
+
+
+def correlation(table: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Pearson's correlation of every two columns, Eq. (6.9), [d, d] float64 in [-1, 1].
+
+    A column without variance correlates with nothing (0, and 0 on the diagonal).
+    """
+    _, covariance = weighted_moments(table, counts)
+    deviation = covariance.diagonal().clamp(min=0).sqrt()
+    scale = torch.where(deviation > 0, 1 / deviation, 0.0)
+    return (covariance * scale[:, None] * scale[None, :]).nan_to_num(0.0).clamp(-1.0, 1.0)
+
+
+def top_pairs(correlations: Sequence[Tensor | None], live: Sequence[Tensor], share: float) -> tuple[Tensor, Tensor]:
+    """The share beta of all live dimension pairs with the largest |Pearson|, over all tables, Eq. (6.10).
+
+    Args:
+        correlations: per table [d, d], or None to leave the table out (its pairs do not count).
+        live: per table [d] bool: a pair counts if both its dimensions are live.
+        share: beta, in [0, 1].
+
+    Returns:
+        pairs [2, p] int64 (positions among the dimensions of all tables in order, first < second) and their
+        |Pearson| [p], largest first.
+    """
+    device = live[0].device
+    positions = [torch.zeros(2, 0, dtype=torch.int64, device=device)]
+    values = [torch.zeros(0, dtype=torch.float64, device=device)]
+    offset = 0
+    for matrix, alive in zip(correlations, live, strict=True):
+        if matrix is not None:
+            kept = alive.nonzero()[:, 0]
+            pairs = kept[torch.triu_indices(len(kept), len(kept), offset=1, device=device)]
+            positions.append(pairs + offset)
+            values.append(matrix[pairs[0], pairs[1]].abs())
+        offset += len(alive)
+    value = torch.cat(values)
+    best = torch.topk(value, round(share * len(value)))
+    return torch.cat(positions, dim=1)[:, best.indices], best.values

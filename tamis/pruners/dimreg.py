@@ -1,0 +1,379 @@
+"""DimReg: embedding dimensions are pruned by polarised gates while the model trains, without a second training.
+
+"Embedding Dimension Pruning", chapter 6 of the thesis "Automated Data Engineering" (Algorithm 5). What is new there:
+gates on single embedding dimensions are polarised over all fields together, and once more within pairs of
+dimensions that carry the same information. Polarisation: Zhuang et al., "Neuron-level Structured Pruning using
+Polarization Regularizer", NeurIPS 2020.
+
+=================  ===========================  =================================================
+paper              here                         what
+=================  ===========================  =================================================
+V_i                ``Table.weight``             [rows, d], one table per field i
+alpha_ij           ``gate`` of the module       [d] float32, logits
+phi_ij             `DimReg.gates`               sigmoid(alpha), in (0, 1); [n] over all tables
+lambda             ``strength``                 weight of both penalties
+t                  ``temperature``              share of L1 in the polarisation, Eq. (6.6)
+beta               ``pair_share``               share of pairs called redundant, Eq. (6.10)
+l                  ``refresh_every``            steps between two searches for pairs
+gamma              ``threshold``                a gate below it is closed
+V                  ``pairs``                    [2, p] int64, the redundant pairs
+=================  ===========================  =================================================
+
+Deviations (``split="mean"`` has none of the first four):
+
+* The split. About the mean of the gates, descent prunes everything or half, whatever t in Eq. (6.7) says. Here it
+  lies where the budget is met: everything open at first, then a cubic schedule down to the target, then fixed, so
+  that most of the training is left to the small model. `split_polarisation` is Eq. (6.6) with that split.
+* What is ranked: a running mean of (dL/dphi x phi)^2, the diagonal Fisher estimate of what closing the gate costs,
+  per unit of the budget; not phi itself, whose scale V can undo.
+* Gates move by mirror descent (`mirror_step`), so that one closes in a known number of steps.
+* Redundancy enters the ranking (`redundancy_discount`) and not the penalty, where it would work against the split.
+* Eq. (6.7) is the share kept, not the share pruned (`kept_share`).
+* Pairs have their own temperature in (-1, 1): at the published t > 1, Eq. (6.11) closes both gates.
+* |Pearson| is weighted by lookups, between open dimensions only, and tables below ``min_rows`` rows are left out:
+  with 2 rows every |rho| is 1.
+* A closed gate is judged by phi x rms(V), relative to its table's open columns, not by phi alone.
+
+Unstated in the text: start, optimizer and learning rate of alpha, weight decay, a minimum per field (here none).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tamis._core.checks import check_int, check_range
+from tamis._core.distributed import all_mean_
+from tamis._core.errors import NotPolarisedError
+from tamis._core.rng import torch_generator
+from tamis.pruners.base import Pruner
+from tamis.pruners.correlation import correlation, top_pairs
+from tamis.pruners.dimreg_config import CLOSED, OPEN, DimRegConfig
+from tamis.pruners.dimreg_cut import DimRegReport, cut_gated, gate_reach
+from tamis.pruners.gates import find_tables, install
+from tamis.pruners.plan import PruningPlan
+from tamis.pruners.polarisation import (
+    adam_step,
+    budget_at,
+    given_gradient,
+    mirror_step,
+    pair_polarisation,
+    pair_polarisation_grad,
+    polarisation,
+    polarisation_grad,
+    redundancy_discount,
+    split_by_budget,
+    split_polarisation,
+    split_polarisation_grad,
+)
+
+__all__ = ["DimReg", "DimRegConfig"]
+
+COUNT_EVERY = 8  # lookups are counted on every 8th step: enough to weight rows by, and nearly free
+HALF_OPEN_ALLOWED = 0.01
+
+
+class DimReg(Pruner):
+    """Gates every embedding table of ``model`` in place, learns which dimensions to keep, and cuts the others.
+
+    A plain loop: ``loss = criterion(model(x), y) + pruner.penalty()``, ``pruner.step()`` after ``optimizer.step()``,
+    ``plan = pruner.prune(optimizer)`` at the end. The gates are no parameters of the model: they have their own
+    update, and the optimizer, its weight decay and gradient clipping do not see them.
+
+    Args:
+        model: not wrapped for data-parallel training yet. Tables of width 1 are left alone unless named.
+        keep: share of all (table, dimension) pairs to keep, in (0, 1]; not used with ``split="mean"``.
+        budget_bytes: keep dimensions of at most this many bytes in all tables instead.
+        tables: field name -> module path, to gate only these tables; None: all of them.
+        config: the settings.
+        total_steps: how many optimizer steps the training will have; a trainer's callback calls `begin` instead.
+
+    Raises:
+        TypeError: ``model`` is wrapped already, or a named module is no plain embedding.
+        ValueError: ``keep`` or ``budget_bytes`` out of range, no table, an unknown path, a table named twice.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        keep: float = 0.2,
+        *,
+        budget_bytes: int | None = None,
+        tables: Mapping[str, str] | None = None,
+        config: DimRegConfig | None = None,
+        total_steps: int | None = None,
+    ) -> None:
+        check_range("keep", keep, low=0, high=1, open_low=True)
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            raise TypeError(
+                f"model={type(model).__name__}: must be the model inside; make DimReg(model) first, then wrap the model"
+            )
+        self.model = model
+        self.config = config or DimRegConfig()
+        self.tables = find_tables(model, tables)
+        self.report: DimRegReport | None = None
+        self._widths = [table.width for table in self.tables]
+        self._cost, self._budget = self._costs(keep, budget_bytes)
+        self._total_steps: int | None = None
+        if total_steps is not None:
+            self.begin(total_steps)
+        count = sum(self._widths)
+        noise = torch.randn(count, generator=torch_generator(self.config.seed))
+        logits = self.config.init_logit + self.config.init_spread * noise
+        for table, part in zip(self.tables, self._per_table(logits), strict=True):
+            install(table, part)
+        self._step = 0
+        self._importance = torch.zeros(count)
+        self._kept = torch.ones(count, dtype=torch.bool)
+        self._pairs = torch.zeros(2, 0, dtype=torch.int64)
+        self._overlap = torch.zeros(0)
+        self._moments = torch.zeros(2, count)
+        self._leaf = torch.zeros(count, requires_grad=True)  # takes the penalty's gradient, apart from the task's
+
+    def _costs(self, keep: float, budget_bytes: int | None) -> tuple[Tensor, float]:
+        """Cost per gate [n], float64, and the budget in the same unit."""
+        if budget_bytes is None:
+            cost = torch.ones(sum(self._widths), dtype=torch.float64)
+            return cost, max(1.0, round(keep * len(cost)))
+        per_table = torch.tensor([float(table.dim_bytes) for table in self.tables], dtype=torch.float64)
+        cheapest = min(self.tables, key=lambda table: table.dim_bytes)
+        check_int("budget_bytes", budget_bytes, low=cheapest.dim_bytes)
+        return per_table.repeat_interleave(torch.tensor(self._widths)), float(budget_bytes)
+
+    # ---- gates
+
+    @property
+    def gates(self) -> Tensor:
+        """The phi of all tables in order, [n] in (0, 1), a copy."""
+        return torch.sigmoid(self._logits())
+
+    def _logits(self) -> Tensor:
+        """The alpha of all tables, [n]; the pruner's own tensors follow to their device."""
+        device = self.tables[0].modules[0].gate.device
+        if self._importance.device != device:
+            for name in ("_importance", "_kept", "_pairs", "_overlap", "_moments"):
+                setattr(self, name, getattr(self, name).to(device))
+            self._leaf = self._leaf.detach().to(device).requires_grad_()
+        return torch.cat([table.modules[0].gate.detach().to(device) for table in self.tables])
+
+    def _per_table(self, flat: Tensor) -> list[Tensor]:
+        """Parts [d] of ``flat`` [n], one per table."""
+        return list(torch.split(flat, self._widths))
+
+    # ---- penalty
+
+    def parameters(self) -> Sequence[Tensor]:
+        """One leaf [n] that collects the penalty's gradient with respect to phi."""
+        return [self._leaf]
+
+    def penalty(self) -> Tensor:
+        value, slope = self._penalty()
+        return given_gradient(self._leaf, value, slope)
+
+    def add_penalty_grad(self, scale: float = 1.0) -> float:
+        value, slope = self._penalty()
+        slope = slope * scale
+        self._leaf.grad = slope if self._leaf.grad is None else self._leaf.grad + slope
+        return float(value)
+
+    def _penalty(self) -> tuple[Tensor, Tensor]:
+        """Value of lambda (R_imp + R_red), line 10 of Alg. 5, and its gradient with respect to phi, [n]."""
+        phi, c = self.gates, self.config
+        if c.split == "budget":
+            value = split_polarisation(phi, self._kept, c.temperature)
+            slope = split_polarisation_grad(self._kept, c.temperature)
+        else:
+            value = polarisation(phi, c.temperature) + pair_polarisation(phi, self._pairs, c.pair_temperature)
+            slope = polarisation_grad(phi, c.temperature) + pair_polarisation_grad(phi, self._pairs, c.pair_temperature)
+        return c.strength * value, c.strength * slope
+
+    # ---- training
+
+    def begin(self, total_steps: int) -> None:
+        self._total_steps = check_int("total_steps", total_steps, low=1)
+
+    @torch.no_grad()
+    def step(self, *, grad_scale: float = 1.0) -> None:
+        """Move the gates, once after each optimizer step.
+
+        Raises:
+            ValueError: ``total_steps`` is not known.
+            RuntimeError: no penalty since the last step.
+            FloatingPointError: the gates' gradient is not finite (a NaN loss); the gates stay as they were.
+        """
+        c, logits = self.config, self._logits()
+        task, penalty = self._take_gradients(logits.device)
+        if penalty is None:
+            raise RuntimeError("DimReg.step(): no penalty since the last step; add pruner.penalty() to the loss")
+        task, penalty = all_mean_(task) / grad_scale, penalty / grad_scale
+        if not bool(torch.isfinite(task).all()):
+            raise FloatingPointError(
+                f"DimReg.step(): the gates' gradient is not finite at step {self._step}, so the loss was NaN or "
+                "infinite; lower the learning rate, or call skip_step() where the optimizer skipped its step"
+            )
+        phi, rest = torch.sigmoid(logits), torch.sigmoid(-logits)
+        self._importance.lerp_((task / rest).square(), 1 - c.memory)  # dL/dalpha / (1 - phi) = dL/dphi x phi
+        self._step += 1
+        if c.split == "mean":
+            logits = adam_step(logits, task + penalty * phi * rest, self._moments, self._step, c.gate_lr)
+        else:
+            rate = (OPEN - CLOSED) / max(1.0, c.closing * self._steps_in_all())
+            logits = mirror_step(logits, (task / (phi * rest) + penalty) / c.strength, rate, CLOSED, OPEN)
+        for table, part in zip(self.tables, self._per_table(logits), strict=True):
+            for module in table.modules:
+                module.gate.copy_(part)
+                module.counting = self._step % COUNT_EVERY == 0
+        self._decide()
+
+    def skip_step(self) -> None:
+        self._take_gradients(self._leaf.device)
+
+    def _take_gradients(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Gradients d task / d alpha [n] and d penalty / d phi [n] (None: never asked for); both are cleared."""
+        parts = []
+        for table in self.tables:
+            part = torch.zeros(table.width, device=device)
+            for module in table.modules:
+                if module.gate.grad is not None:
+                    part += module.gate.grad.to(device)
+                    module.gate.grad = None
+            parts.append(part)
+        penalty, self._leaf.grad = self._leaf.grad, None
+        return torch.cat(parts), penalty
+
+    def _steps_in_all(self) -> int:
+        if self._total_steps is None:
+            raise ValueError(
+                "total_steps=None: the schedule needs the number of optimizer steps; "
+                "pass DimReg(..., total_steps=epochs * len(loader)), or call begin(total_steps)"
+            )
+        return self._total_steps
+
+    def _decide(self) -> None:
+        """Look for redundant pairs and move the split, where it is time to."""
+        c = self.config
+        progress = 0.0 if c.split == "mean" else self._step / self._steps_in_all()
+        if progress <= c.decide_by and c.pair_share and self._step % c.refresh_every == 0:
+            self._find_pairs()
+        if c.split == "budget" and c.warm_up < progress and (self._step - 1) / self._steps_in_all() < c.decide_by:
+            everything = float(self._cost.sum())
+            share = budget_at(progress, min(1.0, self._budget / everything), c.warm_up, c.decide_by)
+            score = redundancy_discount(self._importance, self._pairs, self._overlap).cpu()
+            self._kept = split_by_budget(score, self._cost, share * everything).to(self._importance.device)
+
+    def _find_pairs(self) -> None:
+        """Lines 2 and 3 of Alg. 5: the top beta of all pairs of open dimensions by |Pearson|."""
+        large = [table.rows >= self.config.min_rows for table in self.tables]
+        overlaps = [
+            correlation(table.weight.detach(), table.lookups()).to(self._leaf.device) if enough else None
+            for table, enough in zip(self.tables, large, strict=True)
+        ]
+        live = self._per_table(self.gates >= 0.5)
+        self._pairs, self._overlap = top_pairs(overlaps, live, self.config.pair_share)
+
+    def logs(self) -> dict[str, float]:
+        """Share of open gates, the penalty, and the share of half-open gates."""
+        phi = self.gates
+        half = (phi > self.config.threshold) & (phi < 0.5)
+        return {
+            "tamis/keep_share": float((phi >= 0.5).float().mean()),
+            "tamis/penalty": float(self._penalty()[0]),
+            "tamis/half_open": float(half.float().mean()),
+        }
+
+    # ---- the cut
+
+    @torch.no_grad()
+    def prune(
+        self,
+        optimizer: Any = None,
+        *,
+        force: bool = False,
+        consumers: Mapping[str, list[str | int]] | None = None,
+        example_inputs: Any = None,
+        project: bool = False,
+    ) -> PruningPlan:
+        """Fold the open gates into their tables, cut the closed dimensions, and fill ``report``.
+
+        Args:
+            optimizer: as for `tamis.pruners.cut`, and so are ``consumers``, ``example_inputs`` and ``project``.
+            force: cut at phi = 0.5 even if gates are half open.
+            consumers: see there.
+            example_inputs: see there; the report then has the largest change of an output.
+            project: see there.
+
+        Raises:
+            NotPolarisedError: more than 1 % of the gates are half open; nothing is changed.
+            RuntimeError: cut already.
+        """
+        if self.report is not None:
+            raise RuntimeError("DimReg.prune(): the model is cut already; make a new DimReg to prune it further")
+        if not force:
+            self._refuse_half_open()
+        plan, self.report = cut_gated(
+            self.model,
+            self.tables,
+            self._per_table(self._logits()),
+            consumers=consumers,
+            example_inputs=example_inputs,
+            optimizer=optimizer,
+            project=project,
+        )
+        return plan
+
+    def _refuse_half_open(self) -> None:
+        reach = gate_reach(self._per_table(self.gates), self.tables)
+        half = int(((reach > self.config.threshold) & (self.gates < 0.5)).sum())
+        if half <= HALF_OPEN_ALLOWED * len(reach):
+            return
+        if self.config.split == "mean":
+            cure = "train longer, or raise gate_lr or strength"
+        else:
+            done = f"step {self._step} of total_steps={self._total_steps}"
+            cure = f"train to the end (this is {done}), or lower decide_by={self.config.decide_by:g} or closing="
+            cure += f"{self.config.closing:g}"
+        raise NotPolarisedError(
+            f"DimReg.prune(): {half} of {len(reach)} gates ({half / len(reach):.1%}) are half open, between "
+            f"threshold={self.config.threshold:g} and 0.5; at most 1 % may be, so nothing was cut. {cure}; "
+            "or cut at 0.5 all the same: prune(force=True)"
+        )
+
+    # ---- state
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "tables": self._layout(),
+            "step": self._step,
+            "total_steps": self._total_steps,
+            "importance": self._importance.clone(),
+            "kept": self._kept.clone(),
+            "pairs": self._pairs.to(torch.int32),
+            "overlap": self._overlap.clone(),
+            "moments": self._moments.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`. The gates themselves are in the model's state dict.
+
+        Raises:
+            ValueError: the state of a model with other tables.
+        """
+        if list(map(list, state["tables"])) != self._layout():
+            raise ValueError(
+                f"state: was saved for tables [field, rows, dims] {state['tables']}, this model has {self._layout()}; "
+                "load it into a DimReg of the same model"
+            )
+        device = self._importance.device
+        self._step, self._total_steps = int(state["step"]), state["total_steps"]
+        for name in ("importance", "kept", "overlap", "moments"):
+            setattr(self, f"_{name}", state[name].to(device, copy=True))
+        self._pairs = state["pairs"].to(device, torch.int64, copy=True)
+        for table in self.tables:
+            for module in table.modules:
+                module.counting = self._step % COUNT_EVERY == 0
+
+    def _layout(self) -> list[list[Any]]:
+        return [[table.field, table.rows, table.width] for table in self.tables]

@@ -1,0 +1,152 @@
+"""DimReg's cut: how far each gate still reaches, the cut of a gated model, and what it did to size and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tamis.pruners.correlation import weighted_moments
+from tamis.pruners.cut import cut
+from tamis.pruners.gates import Table, install, remove
+from tamis.pruners.plan import PruningPlan
+from tamis.pruners.trace import run_model
+from tamis.pruners.transplant import narrow_parameter, unwrap_optimizers
+
+__all__ = ["DimRegReport", "FieldReport", "cut_gated", "gate_reach", "largest_removed"]
+
+
+@dataclass(frozen=True)
+class FieldReport:
+    """One table: its dimensions and bytes before and after the cut."""
+
+    field: str
+    rows: int
+    dims: int
+    kept: int
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True)
+class DimRegReport:
+    """The cut in figures; ``str(report)`` is a table.
+
+    Attributes:
+        fields: one entry per table.
+        keep_share: share of all (table, dimension) pairs that are left.
+        largest_removed: largest |phi x V| that was cut: no number that the tables return changed by more.
+        output_change: largest |change of an output| on the example batch, against the gated model; None without one.
+    """
+
+    fields: tuple[FieldReport, ...]
+    keep_share: float
+    largest_removed: float
+    output_change: float | None
+
+    @property
+    def bytes_before(self) -> int:
+        return sum(field.bytes_before for field in self.fields)
+
+    @property
+    def bytes_after(self) -> int:
+        return sum(field.bytes_after for field in self.fields)
+
+    def __str__(self) -> str:
+        width = max(len(field.field) for field in self.fields) + 2
+        lines = [f"{'field':<{width}}{'rows':>12}{'kept dims':>12}{'bytes before':>16}{'bytes after':>16}"]
+        for f in self.fields:
+            kept = f"{f.kept}/{f.dims}"
+            lines.append(f"{f.field:<{width}}{f.rows:>12,}{kept:>12}{f.bytes_before:>16,}{f.bytes_after:>16,}")
+        share = self.bytes_after / self.bytes_before
+        lines.append(f"{'all':<{width}}{'':>12}{self.keep_share:>12.1%}{self.bytes_before:>16,}{self.bytes_after:>16,}")
+        lines.append(f"{share:.1%} of the bytes left; largest embedding value removed: {self.largest_removed:.2g}")
+        if self.output_change is not None:
+            lines.append(f"largest change of an output at the cut, on the example batch: {self.output_change:.2g}")
+        return "\n".join(lines)
+
+
+def gate_reach(phi: Sequence[Tensor], tables: Sequence[Table]) -> Tensor:
+    """What each gate lets through, whatever V's scale: phi x max(1, rms(V) / rms of the table's open columns), [n].
+
+    The rms is weighted by lookups. A column that grew while its gate closed counts as more open than its phi.
+
+    Args:
+        phi: per table [d].
+        tables: the tables, in the same order.
+    """
+    reach = []
+    for gate, table in zip(phi, tables, strict=True):
+        mean, covariance = weighted_moments(table.weight.detach(), table.lookups())
+        rms = (mean.square() + covariance.diagonal()).clamp(min=0).sqrt().to(gate)
+        open_ = gate >= 0.5
+        usual = rms[open_].mean() if bool(open_.any()) else rms.mean()
+        reach.append(gate * (rms / usual.clamp(min=1e-12)).clamp(min=1.0))
+    return torch.cat(reach)
+
+
+def largest_removed(phi: Sequence[Tensor], tables: Sequence[Table]) -> float:
+    """Largest phi x |V| over the closed (phi < 0.5) dimensions of all tables."""
+    largest = 0.0
+    for gate, table in zip(phi, tables, strict=True):
+        low, high = torch.aminmax(table.weight.detach(), dim=0)
+        closed = gate < 0.5
+        if bool(closed.any()):
+            largest = max(largest, float((gate * torch.maximum(low.abs(), high.abs()))[closed].max()))
+    return largest
+
+
+def cut_gated(
+    model: nn.Module, tables: Sequence[Table], logits: Sequence[Tensor], *, example_inputs: Any, **options: Any
+) -> tuple[PruningPlan, DimRegReport]:
+    """Take the gates off, cut what phi < 0.5 closes, and fold phi into the columns that are left.
+
+    Args:
+        model: gated.
+        tables: its gated tables.
+        logits: per table [d].
+        example_inputs: for `cut`, and to compare the outputs with the gated model's.
+        options: for `cut`.
+    """
+    phi = [torch.sigmoid(part) for part in logits]
+    kept = [(gate >= 0.5).nonzero()[:, 0] for gate in phi]
+    removed = largest_removed(phi, tables)
+    before = None if example_inputs is None else run_model(model, example_inputs)
+    lookups = [[module.counts for module in table.modules] for table in tables]
+    for table in tables:
+        remove(table)
+    named = {table.paths[0]: columns.cpu() for table, columns in zip(tables, kept, strict=True)}
+    try:
+        plan = cut(model, named, example_inputs=example_inputs, **options)
+    except BaseException:
+        for table, part, counts in zip(tables, logits, lookups, strict=True):
+            install(table, part)
+            for module, count in zip(table.modules, counts, strict=True):
+                module.counts = count
+        raise
+    for table, gate, columns in zip(tables, phi, kept, strict=True):
+        _fold(model, table, gate[columns], options.get("optimizer"))
+    fields = []
+    for table, gate, columns in zip(tables, phi, kept, strict=True):
+        size, left = plan.bytes_before(table.paths[0]), plan.bytes_after(table.paths[0])
+        fields.append(FieldReport(table.field, table.rows, len(gate), len(columns), size, left))
+    change = None
+    if before is not None:
+        after = run_model(model, example_inputs)
+        change = max((float((a - b).abs().max()) for a, b in zip(before, after, strict=True) if a.numel()), default=0.0)
+    return plan, DimRegReport(tuple(fields), plan.keep_share, removed, change)
+
+
+def _fold(model: nn.Module, table: Table, phi: Tensor, optimizer: Any) -> None:
+    """Multiply the columns that are left by their gates [k]; a tied output head keeps its own, ungated tensor."""
+    weight = table.weight
+    outside = (module for module in model.modules() if not any(module is mine for mine in table.modules))
+    if any(parameter is weight for module in outside for parameter in module._parameters.values()):
+        every = torch.arange(weight.shape[1], device=weight.device)
+        weight = narrow_parameter(weight, every, unwrap_optimizers(optimizer), keep_old=True)
+        for module in table.modules:
+            module.weight = weight
+    weight.mul_(phi.to(weight))

@@ -1,0 +1,218 @@
+"""Gates on embedding tables: every looked-up row is multiplied by phi = sigmoid(gate), one gate per dimension.
+
+A gated module is the module that was there, with its class changed in place to a subclass: the weight, its name in
+the state dict, hooks, tied weights, ``padding_idx`` and sparse gradients stay what they were. The gate's logits are
+a buffer that requires grad: saved with the model, moved with it, never seen by the user's optimizer.
+
+The table itself is never multiplied, only the rows that a batch looks up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from tamis._core.distributed import all_mean_
+
+__all__ = ["GatedEmbedding", "GatedEmbeddingBag", "Table", "find_tables", "install", "remove"]
+
+
+class _Scale(torch.autograd.Function):
+    """rows * sigmoid(gate), Eq. (6.4): rows [..., d] of any float dtype, gate [d] float32."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, gate: Tensor) -> Tensor:
+        phi = torch.sigmoid(gate)
+        ctx.save_for_backward(rows, phi)
+        return rows * phi.to(rows.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        rows, phi = ctx.saved_tensors
+        grad_rows = grad_gate = None
+        if ctx.needs_input_grad[1]:
+            product = (grad * rows).reshape(-1, len(phi))
+            grad_gate = product.sum(0, dtype=torch.float32) * phi * (1 - phi)
+        if ctx.needs_input_grad[0]:
+            grad_rows = grad * phi.to(grad.dtype)
+        return grad_rows, grad_gate
+
+
+class _Gated(nn.Module):
+    """What the two gated modules share.
+
+    Attributes:
+        gate: [d] float32, logits; a leaf that requires grad.
+        counts: [rows] int32: how often each row was looked up while ``counting`` and training.
+    """
+
+    gate: Tensor
+    counts: Tensor
+    counting: bool
+
+    def _gated(self, rows: Tensor, ids: Tensor) -> Tensor:
+        if self.counting and self.training:
+            flat = ids.detach().reshape(-1)
+            self.counts.index_add_(0, flat, self.counts.new_ones(()).expand(flat.shape))
+        return _Scale.apply(rows, self.gate)  # type: ignore[no-any-return]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        gate = self.gate.detach()
+        del self.gate  # a leaf in float32 it stays, whatever dtype the model is moved to
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.register_buffer("gate", gate.to(fn(gate).device).requires_grad_())
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if not self.gate.requires_grad:  # load_state_dict(assign=True) puts the file's tensor in its place
+            self.gate = self.gate.detach().float().requires_grad_()
+
+
+class GatedEmbedding(_Gated, nn.Embedding):
+    """`nn.Embedding` whose looked-up rows are multiplied by sigmoid(``gate``); made by `install`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._gated(nn.Embedding.forward(self, input), input)
+
+
+class GatedEmbeddingBag(_Gated, nn.EmbeddingBag):
+    """`nn.EmbeddingBag` whose pooled rows are multiplied by sigmoid(``gate``); made by `install`.
+
+    Gates are positive and the same for every row, so scaling after the pooling (sum, mean, max) is exact.
+    """
+
+    def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
+        return self._gated(nn.EmbeddingBag.forward(self, input, offsets, per_sample_weights), input)
+
+
+_GATED: dict[type[nn.Module], type[_Gated]] = {nn.Embedding: GatedEmbedding, nn.EmbeddingBag: GatedEmbeddingBag}
+
+
+@dataclass
+class Table:
+    """One embedding table and its gate.
+
+    Attributes:
+        field: name in reports.
+        paths: every module path in the model at which the table is used.
+        modules: the distinct modules that look rows up in it (more than one if their weight is tied).
+    """
+
+    field: str
+    paths: list[str]
+    modules: list[Any]
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """[rows, d]."""
+        return self.modules[0].weight  # type: ignore[no-any-return]
+
+    @property
+    def rows(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def dim_bytes(self) -> int:
+        """Bytes of one dimension: rows x element size."""
+        return self.rows * self.weight.element_size()
+
+    def lookups(self) -> Tensor | None:
+        """[rows] float32: how often each row was looked up, averaged over ranks; None if nothing was counted.
+
+        The padding row counts 0: it is looked up most and never trained.
+        """
+        total = torch.stack([module.counts for module in self.modules]).sum(0, dtype=torch.float32)
+        total = all_mean_(total)
+        if self.modules[0].padding_idx is not None:
+            total[self.modules[0].padding_idx] = 0
+        return total if bool(total.any()) else None
+
+
+def find_tables(model: nn.Module, tables: Mapping[str, str] | None = None) -> list[Table]:
+    """The embedding tables of ``model``, each once, however many modules or paths share it.
+
+    Args:
+        model: anything with `nn.Embedding` or `nn.EmbeddingBag` inside.
+        tables: field name -> module path; None: every table with at least two dimensions, named by its path.
+
+    Raises:
+        ValueError: no table, an unknown path, a table named twice.
+        TypeError: a named module is not an embedding, or a subclass with a forward of its own.
+    """
+    found: dict[int, Table] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if type(module) not in _GATED:
+            continue
+        table = found.setdefault(id(module.weight), Table(path, [], []))
+        table.paths.append(path)
+        if not any(module is known for known in table.modules):
+            table.modules.append(module)
+    if tables is None:
+        wide = [table for table in found.values() if table.width > 1]
+        if not wide:
+            raise ValueError(
+                f"model={type(model).__name__}: must contain an nn.Embedding or nn.EmbeddingBag with at least two "
+                f"dimensions; {_gated_already(model) or 'it has none, so there is nothing to prune'}"
+            )
+        return wide
+    return _named(model, tables, list(found.values()))
+
+
+def _named(model: nn.Module, tables: Mapping[str, str], found: list[Table]) -> list[Table]:
+    """The tables that the user named, in their order."""
+    if not tables:
+        raise ValueError("tables={}: must name at least one table, or be None for all of them")
+    by_path = {path: table for table in found for path in table.paths}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    chosen: dict[int, Table] = {}
+    for field, path in tables.items():
+        if path not in modules:
+            raise ValueError(
+                f"tables[{field!r}]={path!r}: no such module; the model's embeddings are {', '.join(by_path) or 'none'}"
+            )
+        if path not in by_path:
+            raise TypeError(
+                f"tables[{field!r}]={path!r}: must be an nn.Embedding or nn.EmbeddingBag, not a "
+                f"{type(modules[path]).__name__}; a subclass has a forward of its own, which gates would replace"
+            )
+        table = by_path[path]
+        if id(table) in chosen:
+            raise ValueError(
+                f"tables: fields {chosen[id(table)].field!r} and {field!r} share one table ({path!r}), which has one "
+                "gate; name it once"
+            )
+        chosen[id(table)] = Table(field, table.paths, table.modules)
+    return list(chosen.values())
+
+
+def _gated_already(model: nn.Module) -> str:
+    gated = [path for path, module in model.named_modules() if isinstance(module, _Gated)]
+    return f"its tables ({', '.join(gated)}) are gated already, by another pruner" if gated else ""
+
+
+def install(table: Table, logits: Tensor) -> None:
+    """Gate ``table`` in place; ``logits`` [d] float32, phi = sigmoid(logits)."""
+    for module in table.modules:
+        device = module.weight.device
+        module.__class__ = _GATED[type(module)]
+        module.register_buffer("counts", torch.zeros(table.rows, dtype=torch.int32, device=device))
+        module.register_buffer("gate", logits.detach().clone().to(device).requires_grad_())
+        module.counting = False
+
+
+def remove(table: Table) -> None:
+    """Undo `install`: the plain modules again, ungated."""
+    for module in table.modules:
+        module.__class__ = nn.Embedding if isinstance(module, GatedEmbedding) else nn.EmbeddingBag
+        del module.gate, module.counts, module.counting
