@@ -4,8 +4,9 @@ Imported here, not on first use: ``cut`` is a function and also its module's nam
 """
 
 from tamis.pruners.cut import cut
+from tamis.pruners.dimreg import DimReg, DimRegConfig
 from tamis.pruners.load import load_pruned
 from tamis.pruners.narrow import NarrowEmbedding
 from tamis.pruners.plan import PruningPlan
 
-__all__ = ["NarrowEmbedding", "PruningPlan", "cut", "load_pruned"]
+__all__ = ["DimReg", "DimRegConfig", "NarrowEmbedding", "PruningPlan", "cut", "load_pruned"]
