@@ -92,10 +92,10 @@ class HubMethods:
             PolicyError: there is no such folder or repository, or the files are not a policy of this class.
         """
         name = os.fspath(pretrained_model_name_or_path)
-        local = Path(name)
-        # a folder beside the one that was asked for says that a path was meant, so nothing is fetched
-        if local.exists() or not _HUB_ID.fullmatch(name) or (local.parent != Path() and local.parent.exists()):
-            return cls._load(local, allow_edited=False, follow_links=False)
+        parent = os.path.dirname(name)
+        # if "runs" is a folder, "runs/swift" was meant as a path, so nothing is fetched
+        if os.path.exists(name) or not _HUB_ID.fullmatch(name) or os.path.exists(parent):
+            return cls._load(Path(name), allow_edited=False, follow_links=False)
         from huggingface_hub import snapshot_download
 
         try:

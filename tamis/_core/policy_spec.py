@@ -12,6 +12,7 @@ import dataclasses
 import math
 import reprlib
 import types
+from collections.abc import Mapping
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -27,6 +28,8 @@ _SCALARS: dict[Any, tuple[type, ...]] = {
     type(None): (type(None),),
 }
 _UNIONS = (Union, types.UnionType)
+# resolving evaluates the annotations' source text: once per class, and never because of what a file says
+_resolved: dict[type, dict[str, Any]] = {}
 
 
 def is_tensor_hint(hint: Any) -> bool:
@@ -34,10 +37,12 @@ def is_tensor_hint(hint: Any) -> bool:
     return hint is torch.Tensor or (get_origin(hint) is dict and get_args(hint) == (str, torch.Tensor))
 
 
-def field_hints(cls: type) -> dict[str, Any]:
+def field_hints(cls: type) -> Mapping[str, Any]:
     """The resolved annotation of every dataclass field of ``cls``."""
-    hints = get_type_hints(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    if cls not in _resolved:
+        hints = get_type_hints(cls)
+        _resolved[cls] = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    return _resolved[cls]
 
 
 def check_hint(hint: Any, where: str) -> None:
@@ -98,7 +103,7 @@ def convert(value: Any, hint: Any, where: str, *, loading: bool) -> Any:
     return convert_fields(vars(value), field_hints(hint), where, loading=False)
 
 
-def convert_fields(values: Any, hints: dict[str, Any], where: str, *, loading: bool) -> dict[str, Any]:
+def convert_fields(values: Any, hints: Mapping[str, Any], where: str, *, loading: bool) -> dict[str, Any]:
     """`convert` each of the fields named by ``hints``; a missing or an unknown one is an error.
 
     Raises:
@@ -129,6 +134,9 @@ def _scalar(value: Any, hint: Any, where: str) -> Any:
 
 def _union(value: Any, args: tuple[Any, ...], hint: Any, where: str, *, loading: bool) -> Any:
     """Take the member whose type is exactly the value's, else the first that accepts it."""
+    inner = [arg for arg in args if arg is not type(None)]
+    if value is not None and len(inner) == 1 and inner[0] not in _SCALARS:  # its own message says more than ours
+        return convert(value, inner[0], where, loading=loading)
     for arg in sorted(args, key=lambda arg: type(value) is not arg):
         try:
             return convert(value, arg, where, loading=loading)
