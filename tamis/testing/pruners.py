@@ -19,6 +19,7 @@ from tamis.callbacks import attach
 from tamis.pruners.base import Pruner, Regularizer
 from tamis.testing.distributed import resolve, run_distributed
 from tamis.testing.toys import ShuffleSampler
+from tamis.testing.trainers import quiet_arguments
 
 __all__ = ["PrunerContract", "RegularizerContract"]
 
@@ -155,11 +156,11 @@ def _trainer(
     save: bool = False,
 ) -> tuple[Any, nn.Module, Regularizer]:
     """A Trainer with a known order, its model and regularizer."""
-    from transformers import Trainer, TrainingArguments
+    from transformers import PrinterCallback, Trainer
 
     model, regularizer, dataset = resolve(factory)(**(options or {}))
-    arguments = TrainingArguments(
-        output_dir=folder,
+    arguments = quiet_arguments(
+        folder,
         per_device_train_batch_size=BATCH_SIZE,
         gradient_accumulation_steps=accumulation,
         num_train_epochs=EPOCHS,
@@ -169,24 +170,13 @@ def _trainer(
         save_strategy="steps" if save else "no",
         save_steps=1,
         logging_steps=5,
-        report_to=[],
-        remove_unused_columns=False,
-        use_cpu=True,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
     )
     made = build(model) if build else None
     schedule = torch.optim.lr_scheduler.LambdaLR(made, lambda _: 1.0) if made else None
     trainer = Trainer(model, arguments, train_dataset=dataset, optimizers=(made, schedule))
     attach(trainer, ShuffleSampler(len(dataset), seed=1))
-    trainer.remove_callback(_printer())
+    trainer.remove_callback(PrinterCallback)
     return trainer, model, regularizer
-
-
-def _printer() -> Any:
-    from transformers import PrinterCallback
-
-    return PrinterCallback
 
 
 def _handwritten_loop(

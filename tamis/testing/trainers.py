@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from tamis.callbacks import ResumableLoader, attach
 from tamis.testing.toys import IndexedDataset, ToyModel
 
-__all__ = ["Run", "Trace", "resume_mismatches", "run_accelerate", "run_plain", "run_trainer"]
+__all__ = ["Run", "Trace", "quiet_arguments", "resume_mismatches", "run_accelerate", "run_plain", "run_trainer"]
 
 EPOCHS = 2
 
@@ -51,25 +51,27 @@ def _trace(model: ToyModel, checkpoints: list[Any]) -> Trace:
     return Trace(model.seen, [p.detach().clone() for p in model.parameters()], checkpoints)
 
 
+def quiet_arguments(folder: Any, **options: Any) -> Any:
+    """`TrainingArguments` for tests: CPU, no reports, no bars, nothing saved; ``options`` override."""
+    from transformers import TrainingArguments
+
+    defaults = dict(save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True, remove_unused_columns=False)
+    defaults |= dict(dataloader_pin_memory=False, learning_rate=0.05, logging_steps=1000)
+    return TrainingArguments(output_dir=str(folder), **{**defaults, **options})
+
+
 def run_trainer(run: Run, folder: str, resume: str | None = None) -> Trace:
     """Hugging Face Trainer, a checkpoint after every optimizer step; checkpoints are folders."""
-    from transformers import Trainer, TrainingArguments
+    from transformers import Trainer
 
-    arguments = TrainingArguments(
-        output_dir=folder,
+    arguments = quiet_arguments(
+        folder,
         per_device_train_batch_size=run.batch_size,
         gradient_accumulation_steps=run.accumulation,
         num_train_epochs=EPOCHS,
-        learning_rate=0.05,
         dataloader_num_workers=run.workers,
         save_steps=1,
         save_strategy="steps" if resume is None else "no",
-        logging_steps=1000,
-        report_to=[],
-        remove_unused_columns=False,
-        use_cpu=True,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
     )
     model = ToyModel()
     trainer = Trainer(model, arguments, train_dataset=IndexedDataset(run.data_size))

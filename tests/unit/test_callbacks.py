@@ -1,0 +1,123 @@
+"""Bad input at the seams: each message names the cause and the cure."""
+
+import copy
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
+from transformers import Trainer
+
+from tamis import TamisError
+from tamis._core.state import from_jsonable, read_state, to_jsonable, write_state
+from tamis.callbacks import PruningCallback, ResumableLoader, SamplerCallback, attach
+from tamis.testing import ScaleL1, ShuffleSampler
+from tamis.testing.toys import IndexedDataset, ToyModel
+from tamis.testing.trainers import quiet_arguments
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield from (IndexedDataset(8)[i] for i in range(8))
+
+
+def make_trainer(folder, dataset=None, callbacks=None, **options):
+    settings = quiet_arguments(folder, **{"per_device_train_batch_size": 4, "max_steps": 4, **options})
+    return Trainer(ToyModel(), settings, train_dataset=dataset or IndexedDataset(8), callbacks=callbacks)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "words"),
+    [
+        (DistributedSampler(range(8), num_replicas=2, rank=0), "shards by itself"),
+        (RandomSampler(range(8)), "accelerate replaces every RandomSampler"),
+        (SequentialSampler(range(8)), "must be a torch Sampler with __len__, set_epoch"),
+    ],
+)
+def test_samplers_that_a_trainer_would_misuse(tmp_path, sampler, words):
+    with pytest.raises(TypeError, match=words):
+        attach(make_trainer(tmp_path), sampler)
+
+
+def test_iterable_dataset_and_wrong_size(tmp_path):
+    with pytest.raises(TypeError, match="no sampler can index"):
+        attach(make_trainer(tmp_path, Stream()), ShuffleSampler(8))
+    with pytest.raises(ValueError, match="made for 9 items, but train_dataset has 8"):
+        attach(make_trainer(tmp_path), ShuffleSampler(9))
+
+
+def test_attach_refuses_other_targets_and_components(tmp_path):
+    with pytest.raises(TypeError, match="must be a transformers Trainer or an accelerate Accelerator"):
+        attach(object(), ShuffleSampler(8))
+    with pytest.raises(TypeError, match="must be a sampler, a Regularizer or a Pruner"):
+        attach(make_trainer(tmp_path), object())
+    with pytest.raises(ValueError, match="must be 'grad' or 'loss'"):
+        attach(make_trainer(tmp_path), ScaleL1(ToyModel().scale), penalty="sum")
+
+
+def test_length_changed_after_preparation(tmp_path):
+    sampler = ShuffleSampler(8)
+    trainer = make_trainer(tmp_path, max_steps=-1, num_train_epochs=3)
+    attach(trainer, sampler)
+    loader = ResumableLoader(DataLoader(IndexedDataset(8), sampler=sampler), sampler)
+
+    class Shrink(type(trainer.callback_handler.callbacks[-1]).__mro__[2]):
+        def on_epoch_end(self, *args, **kwargs):
+            sampler.num_samples = 4
+
+    trainer.add_callback(Shrink())
+    with pytest.raises(ValueError, match=r"len\(sampler\)=4: was 8 when training was prepared"):
+        trainer.train()
+    with pytest.raises(ValueError, match=r"len\(sampler\)=4"):
+        list(loader)
+
+
+def test_sampler_callback_alone_swaps_the_sampler(tmp_path):
+    trainer = make_trainer(tmp_path, callbacks=[SamplerCallback(ShuffleSampler(8, seed=3))], max_steps=2)
+    trainer.train()
+    assert [index for batch in trainer.model.seen for index in batch] == list(ShuffleSampler(8, seed=3))
+
+
+def test_checkpoint_without_the_component(tmp_path):
+    make_trainer(tmp_path, save_strategy="steps", save_steps=1).train()
+    resumed = make_trainer(tmp_path)
+    attach(resumed, ShuffleSampler(8))
+    with pytest.raises(TamisError, match="holds no state of SamplerCallback"):
+        resumed.train(resume_from_checkpoint=f"{tmp_path}/checkpoint-2")
+
+
+def test_deepspeed_and_data_parallel_are_refused(tmp_path):
+    model = ToyModel()
+    callback = PruningCallback(ScaleL1(model.scale))
+    arguments = make_trainer(tmp_path).args
+    for name, value, words in (("deepspeed", "zero.json", 'penalty="loss"'), ("_n_gpu", 2, "launch with torchrun")):
+        broken = copy.copy(arguments)
+        setattr(broken, name, value)
+        with pytest.raises(TamisError, match=words):
+            callback.on_train_begin(broken, None, None)
+
+
+def test_state_codec_round_trip_and_damage(tmp_path):
+    tensors = {str(d): torch.tensor([1, 0, 3]).to(d) for d in (torch.float64, torch.bfloat16, torch.bool, torch.uint8)}
+    state = {"a": [1, 2.5, None, "x"], "t": tensors, "empty": torch.empty(0, 3), "scalar": torch.tensor(2.0)}
+    write_state(tmp_path / "s.json", state)
+    back = read_state(tmp_path / "s.json")
+    assert back["a"] == state["a"]
+    assert back["empty"].shape == (0, 3)
+    assert back["scalar"].shape == ()
+    assert all(torch.equal(back["t"][k], v) and back["t"][k].dtype == v.dtype for k, v in tensors.items())
+    with pytest.raises(TypeError, match="must be JSON, a tensor or an array"):
+        to_jsonable({"f": object()})
+    (tmp_path / "s.json").write_text((tmp_path / "s.json").read_text()[:-20])
+    with pytest.raises(TamisError, match="no readable tamis state"):
+        read_state(tmp_path / "s.json")
+    with pytest.raises(TamisError, match="no readable tamis state"):
+        read_state(tmp_path / "missing.json")
+    assert from_jsonable([1]) == [1]
+
+
+def test_resumable_loader_refuses_other_components():
+    sampler = ShuffleSampler(8)
+    loader = DataLoader(IndexedDataset(8), sampler=sampler)
+    state = ResumableLoader(loader, sampler).state_dict()
+    with pytest.raises(ValueError, match="build the ResumableLoader with the same names"):
+        ResumableLoader(loader, sampler, other=sampler).load_state_dict(state)
