@@ -41,7 +41,7 @@ __all__ = ["CdfTable", "Tags", "cdf_table", "cumulated", "invert", "race", "race
 
 UNIT_BITS = 62  # probabilities and points are integers in units of 2^-62
 CHUNK = 1 << 15  # items a pass handles at a time: its temporaries stay in the cache
-LINEAR_STEPS = 4  # steps from a bucket's first item before a binary search takes over
+LINEAR_STEPS = 5  # steps from a bucket's first item before a binary search takes over
 
 
 def cumulated(weights: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -99,19 +99,18 @@ def invert(table: CdfTable, points: np.ndarray) -> np.ndarray:
     Equals ``np.searchsorted(cdf, points, side="right")``. An item of weight zero has ``cdf[i] == cdf[i - 1]`` and
     is never the first.
     """
-    items: np.ndarray = table.guide.take(points >> table.shift, mode="clip").astype(np.int64)
-    open_ = np.flatnonzero(items >= 0)  # draws whose bucket holds an end of some item
-    items ^= items >> 63
-    here = items.take(open_)
-    here += table.cdf.take(here, mode="clip") <= points.take(open_)
-    items[open_] = here
+    cdf, guide, shift = table
+    code = guide.take(points >> shift, mode="clip")
+    items: np.ndarray = (code ^ (code >> (8 * code.itemsize - 1))).astype(np.int64)  # undoes ~i
+    late = np.flatnonzero(code >= 0)  # draws whose bucket holds an end of some item
+    where, here, points = late, items.take(late), points.take(late)
     for _ in range(LINEAR_STEPS):
-        open_ = open_.compress(table.cdf.take(here, mode="clip") <= points.take(open_))
-        if not len(open_):
+        late = np.flatnonzero(cdf.take(here, mode="clip") <= points)
+        if not len(late):
             return items
-        here = items.take(open_) + 1
-        items[open_] = here
-    items[open_] = np.searchsorted(table.cdf, points.take(open_), side="right")
+        where, here, points = where.take(late), here.take(late) + 1, points.take(late)
+        items[where] = here
+    items[where] = np.searchsorted(cdf, points, side="right")
     return items
 
 
@@ -192,7 +191,7 @@ def race_limit(weights: np.ndarray, peak: float, positive: int, count: int) -> f
     share = count / positive
     if share > 0.5 or not len(sample):
         return math.inf
-    target = share + 4 * math.sqrt(share * (1 - share)) * (len(sample) ** -0.5 + positive**-0.5)
+    target = share + 4 * math.sqrt(share * (1 - share)) * (1 / math.sqrt(len(sample)) + 1 / math.sqrt(positive))
     if target > 0.9:
         return math.inf
     limit = target / float(sample.mean())  # a lower bound: 1 - exp(-x) <= x

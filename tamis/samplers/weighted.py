@@ -44,6 +44,7 @@ __all__ = ["WeightedSampler", "effective_sample_size"]
 Weights = Sequence[float] | np.ndarray | torch.Tensor
 
 BLOCK = 1 << 16  # draws of one random stream: what a seek has to draw again
+PIECE = 1 << 13  # indices in an array that is given out: as a list it still fits the cache
 STREAM = 0x77736D70  # first word of this sampler's keys: keeps its streams apart from others with the same seed
 
 
@@ -275,12 +276,14 @@ def _drawn(table: CdfTable, start: int, count: int, key: tuple[int, ...]) -> Ite
     """Independent draws ``start`` to ``count``: block b comes from the stream (key, b)."""
     for first in range(start - start % BLOCK, count, BLOCK):
         points = random_points(min(BLOCK, count - first), *key, first // BLOCK)
-        yield invert(table, points[max(0, start - first) :])
+        items = invert(table, points[max(0, start - first) :])
+        for piece in range(0, len(items), PIECE):
+            yield items[piece : piece + PIECE]
 
 
 def _unpacked(draw: Callable[[], tuple[np.ndarray, Tags]], start: int, count: int) -> Iterator[np.ndarray]:
     """Items ``start`` to ``count`` of an epoch that is drawn at once, when the first of them is asked for."""
     if start < count:
         packed, tags = draw()
-        for first in range(start, count, BLOCK):
-            yield tags.unpack(packed[first : first + BLOCK])
+        for first in range(start, count, PIECE):
+            yield tags.unpack(packed[first : first + PIECE])
