@@ -3,7 +3,7 @@
 Three forms, of which `cut` chooses per table:
 
 * ``columns``: the table becomes narrow, and the linear layers behind it lose the matching inputs. Smaller and faster.
-* ``scatter``: the table becomes narrow inside a `NarrowEmbedding`, which puts zeros back on the way out. Exact
+* ``scatter``: the table becomes a `NarrowEmbedding`, which puts zeros back on the way out. Exact
   wherever the model needs equal widths (FM, dot interaction, a transformer's hidden size). Smaller, not faster.
 * ``project``: as ``scatter``, but by a trainable matrix per table that starts as the same map (the paper's form).
 
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from tamis._core.errors import NoEffectWarning
-from tamis.pruners.narrow import NarrowEmbedding, embedding_modules, narrow_table, slice_linear
+from tamis.pruners.narrow import embedding_modules, narrow_table, slice_linear, used_elsewhere
 from tamis.pruners.plan import BUFFER, PruningPlan, TableCut, check_index, finish_form
 from tamis.pruners.trace import Sources, choose_columns, left_columns, named_sources, trace_sources
 from tamis.pruners.transplant import check_state, narrow_columns, unwrap_optimizers
@@ -74,35 +74,36 @@ def cut(
         NoEffectWarning: every column of every table was kept.
         UserWarning: ``example_inputs`` do not run, or contradict ``consumers``; those tables got ``scatter``.
     """
+    config: Any = getattr(model, "config", None) if hasattr(model, "save_pretrained") else None
     optimizers = unwrap_optimizers(optimizer)
     groups, kept = _check(model, kept)
     _check_optimizers(model, optimizers, groups, linears=consumers is not None or example_inputs is not None)
     named = None if consumers is None else _named(model, groups, consumers)
     tables = _describe(model, groups, kept, "project" if project else "scatter")
-    wrappers: dict[str, list[NarrowEmbedding]] = {}
-    for path, table in tables.items():
-        if table.form != "whole":
-            _tell_config(model, groups[path])
-            wrappers[path] = narrow_table(model, groups[path], kept[path], optimizers)
-    if not wrappers:
+    narrow = {path: groups[path] for path, table in tables.items() if table.form != "whole"}
+    for path, modules in narrow.items():
+        if used_elsewhere(model, modules) and getattr(config, "tie_word_embeddings", False):
+            config.tie_word_embeddings = False
+        narrow_table(model, modules, kept[path], optimizers)
+    if not narrow:
         warnings.warn("cut: every column of every table is kept; nothing was cut", NoEffectWarning, stacklevel=2)
 
-    chosen, sources = _choose(model, wrappers, named, kept, example_inputs)
+    chosen, sources = _choose(model, narrow, named, kept, example_inputs)
     left = {name: left_columns(source, kept, chosen) for name, source in sources.items()}
     columns = {name: index for name, index in left.items() if len(index) < len(sources[name])}
     for name, index in columns.items():
         slice_linear(model.get_submodule(name), index, optimizers)
-    for path, same in wrappers.items():
+    for path, modules in narrow.items():
         if path in chosen:
             tables[path] = replace(tables[path], form="columns")
-        finish_form(model, same, tables[path].form)
-        _add_projection(optimizers, same[0])
+        finish_form(modules, tables[path].form)
+        if tables[path].form == "project" and not modules[0].sparse:
+            _add_projection(optimizers, modules[0])
 
     widths = {name: len(sources[name]) for name in columns}
     plan = PruningPlan(tables=tables, kept=kept, consumers=widths, columns=columns)
     plan.write_into(model)
-    config: Any = getattr(model, "config", None)
-    if config is not None and hasattr(model, "save_pretrained"):
+    if config is not None:
         config.tamis = {path: {"kept": len(kept[path]), "of": t.dim, "form": t.form} for path, t in tables.items()}
     return plan
 
@@ -223,18 +224,18 @@ def _check_forward(path: str, module: Any, kept: Tensor) -> None:
 
 def _choose(
     model: nn.Module,
-    wrappers: dict[str, list[NarrowEmbedding]],
+    narrow: dict[str, list[Any]],
     named: Sources | None,
     kept: Mapping[str, Tensor],
     example_inputs: Any,
 ) -> tuple[set[str], Sources]:
     """The tables to cut by columns, and the linear layers that read them."""
-    if example_inputs is None or not wrappers:
+    if example_inputs is None or not narrow:
         readable = {origin[0] for source in (named or {}).values() for origin in source if origin}
-        return readable & wrappers.keys(), named or {}
+        return readable & narrow.keys(), named or {}
     try:
-        sources = trace_sources(model, wrappers, example_inputs) if named is None else named
-        chosen = choose_columns(model, wrappers, sources, kept, example_inputs)
+        sources = trace_sources(model, narrow, example_inputs) if named is None else named
+        chosen = choose_columns(model, narrow, sources, kept, example_inputs)
     except Exception as error:  # the user's model on the user's inputs
         warnings.warn(
             f"example_inputs: the model does not run on them ({type(error).__name__}: {error}); no linear layer was "
@@ -243,7 +244,7 @@ def _choose(
         )
         return set(), {}
     if named is not None:
-        refused = {s[0] for source in named.values() for s in source if s} & wrappers.keys() - chosen
+        refused = {s[0] for source in named.values() for s in source if s} & narrow.keys() - chosen
         if refused:
             warnings.warn(
                 f"consumers: on example_inputs the outputs change if {', '.join(sorted(refused))} lose columns (the "
@@ -253,20 +254,9 @@ def _choose(
     return chosen, sources
 
 
-def _add_projection(optimizers: list[torch.optim.Optimizer], wrapper: NarrowEmbedding) -> None:
-    """A new trainable matrix goes to the group of its table, if that takes dense gradients."""
-    if wrapper.projection is None or getattr(wrapper.table, "sparse", False):
-        return
+def _add_projection(optimizers: list[torch.optim.Optimizer], table: Any) -> None:
+    """A new trainable matrix goes to the group of its table."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            if any(parameter is wrapper.weight for parameter in group["params"]):
-                group["params"].append(wrapper.projection)
-
-
-def _tell_config(model: nn.Module, modules: list[Any]) -> None:
-    """A `transformers` model whose head shared the table: say in its config that it no longer does."""
-    config: Any = getattr(model, "config", None)
-    others = (module for module in model.modules() if not any(module is mine for mine in modules))
-    tied = any(modules[0].weight is parameter for other in others for parameter in other._parameters.values())
-    if tied and getattr(config, "tie_word_embeddings", False):
-        config.tie_word_embeddings = False
+            if any(parameter is table.weight for parameter in group["params"]):
+                group["params"].append(table.projection)

@@ -1,12 +1,14 @@
-"""The surgery on modules: a table that loses columns, its stand-in of the old width, a linear layer that loses inputs.
+"""The surgery on modules: a table that loses columns, how it can still return wide rows, a layer that loses inputs.
 
-Everything here changes a model in place, one tensor at a time: the peak of extra memory is one narrow table.
+Everything changes a model in place. The modules stay the objects they were, with their hooks and options and the
+names of their weights; a table that has to return rows of its old width changes its class. The peak of extra memory
+is one narrow table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,43 +16,31 @@ from torch.nn import functional as F
 
 from tamis.pruners.transplant import narrow_parameter
 
-__all__ = ["NarrowEmbedding", "embedding_modules", "narrow_table", "replace_module", "slice_linear"]
+__all__ = [
+    "NarrowEmbedding",
+    "NarrowEmbeddingBag",
+    "embedding_modules",
+    "narrow_table",
+    "return_narrow",
+    "return_wide",
+    "slice_linear",
+    "used_elsewhere",
+]
 
 
-class NarrowEmbedding(nn.Module):
-    """A table with k of d columns that still returns rows of width d, for layers that need equal widths.
+class _Narrow(nn.Module):
+    """A table [rows, k] that returns rows of width d; ``embedding_dim`` is d.
 
-    By default the k numbers are put back where they were and the others are 0: exactly the table whose cut columns
-    are zero. With `add_projection` a trainable matrix, at first the same map, takes the place of the fixed one (the
-    per-field transform of Zhao et al., "AutoDim", and of the thesis' Section 6.4).
-
-    Args:
-        table: `nn.Embedding` or `nn.EmbeddingBag` (or a subclass) of width k; it may have 0 columns.
-        kept: [k] int64, sorted: the place of each column in the wide row.
-        dim: d, the width of the rows that come out.
+    By default the k numbers go back to where they were and the others are 0: exactly the table whose cut columns are
+    zero. With `add_projection` a trainable matrix, at first the same map, takes the place of the fixed one (the
+    transform layer per field of DimReg and AutoDim).
     """
 
+    plain_class: ClassVar[type[nn.Module]]
+    weight: Tensor
     kept: Tensor
-
-    def __init__(self, table: nn.Module, kept: Tensor, dim: int) -> None:
-        super().__init__()
-        self.table = table
-        self.embedding_dim = dim
-        self.projection: nn.Parameter | None = None
-        self.register_buffer("kept", kept.to(self.weight.device), persistent=False)  # the plan is what is saved
-
-    @property
-    def weight(self) -> Tensor:
-        """The narrow table, [rows, k]."""
-        return self.table.weight  # type: ignore[return-value]
-
-    @property
-    def num_embeddings(self) -> int:
-        return self.weight.shape[0]
-
-    @property
-    def padding_idx(self) -> int | None:
-        return self.table.padding_idx  # type: ignore[return-value]
+    projection: nn.Parameter | None
+    embedding_dim: int
 
     def add_projection(self) -> None:
         """Make the map from k to d a trainable matrix [d, k], starting as the fixed one."""
@@ -59,14 +49,28 @@ class NarrowEmbedding(nn.Module):
         self.projection = nn.Parameter(matrix)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """What the wide table would return for the same arguments, [..., d]."""
-        rows: Tensor = self.table(*args, **kwargs)
+        rows: Tensor = super().forward(*args, **kwargs)
         if self.projection is not None:
             return F.linear(rows, self.projection)
         return rows.new_zeros(*rows.shape[:-1], self.embedding_dim).index_copy_(-1, self.kept, rows)
 
     def extra_repr(self) -> str:
-        return f"{self.num_embeddings}, {len(self.kept)} of {self.embedding_dim}"
+        return f"{len(self.weight)}, {len(self.kept)} of {self.embedding_dim}"
+
+
+class NarrowEmbedding(_Narrow, nn.Embedding):
+    """`nn.Embedding` with k of d columns that returns rows of width d; made by `cut`, never constructed."""
+
+    plain_class = nn.Embedding
+
+
+class NarrowEmbeddingBag(_Narrow, nn.EmbeddingBag):
+    """`nn.EmbeddingBag` with k of d columns that returns rows of width d; made by `cut`, never constructed."""
+
+    plain_class = nn.EmbeddingBag
+
+
+_NARROW: dict[type[nn.Module], type[_Narrow]] = {nn.Embedding: NarrowEmbedding, nn.EmbeddingBag: NarrowEmbeddingBag}
 
 
 def embedding_modules(model: nn.Module) -> dict[str, nn.Embedding | nn.EmbeddingBag]:
@@ -75,35 +79,42 @@ def embedding_modules(model: nn.Module) -> dict[str, nn.Embedding | nn.Embedding
     return {path: module for path, module in paths if isinstance(module, (nn.Embedding, nn.EmbeddingBag))}
 
 
-def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put ``new`` at every place of ``model`` where ``old`` stands."""
-    for parent in list(model.modules()):
-        if parent is not new:
-            for name, child in list(parent._modules.items()):
-                if child is old:
-                    setattr(parent, name, new)
+def used_elsewhere(model: nn.Module, modules: Sequence[Any]) -> bool:
+    """True if a module other than ``modules``, which share a table, has the table as a parameter too (a tied head)."""
+    others = (module for module in model.modules() if not any(module is mine for mine in modules))
+    return any(p is modules[0].weight for other in others for p in other._parameters.values())
 
 
 def narrow_table(
     model: nn.Module, modules: Sequence[Any], kept: Tensor, optimizers: Sequence[torch.optim.Optimizer] = ()
-) -> list[NarrowEmbedding]:
-    """Cut the table that ``modules`` share to its ``kept`` columns and put a `NarrowEmbedding` around each of them.
+) -> None:
+    """Cut the table that ``modules`` share to its ``kept`` columns; they go on returning rows of the old width.
 
-    The modules stay the same objects, with their hooks and options. A tensor that another module shares too (a tied
-    head) stays as it is there.
+    A tensor that another module shares too stays as it is there.
     """
-    old: nn.Parameter = modules[0].weight
-    others = (module for module in model.modules() if not any(module is mine for mine in modules))
-    tied = any(parameter is old for module in others for parameter in module._parameters.values())
-    new = narrow_parameter(old, kept, optimizers, keep_old=tied)
-    wrappers = []
+    old, width = modules[0].weight, modules[0].weight.shape[1]
+    new = narrow_parameter(old, kept, optimizers, keep_old=used_elsewhere(model, modules))
     for module in modules:
         module.weight = new
-        module.embedding_dim = len(kept)
-        wrapper = NarrowEmbedding(module, kept, old.shape[1]).train(module.training)
-        replace_module(model, module, wrapper)
-        wrappers.append(wrapper)
-    return wrappers
+        return_wide(module, kept, width)
+
+
+def return_wide(module: Any, kept: Tensor, width: int) -> None:
+    """Make a narrow table return rows [..., width], zero except at ``kept``."""
+    plain = type(module)
+    if plain not in _NARROW:  # somebody's subclass, which `cut` has tried
+        _NARROW[plain] = type(f"Narrow{plain.__name__}", (_Narrow, plain), {"plain_class": plain})
+    module.__class__ = _NARROW[plain]
+    module.embedding_dim = width
+    module.projection = None
+    module.register_buffer("kept", kept.to(module.weight.device), persistent=False)  # the plan is what is saved
+
+
+def return_narrow(module: Any) -> None:
+    """Undo `return_wide`: a plain narrow table."""
+    del module.kept, module.projection
+    module.embedding_dim = module.weight.shape[1]
+    module.__class__ = module.plain_class
 
 
 def slice_linear(linear: Any, columns: Tensor, optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:

@@ -18,7 +18,7 @@ from tamis._core.checks import check_choice, check_int
 from tamis._core.errors import PolicyError
 from tamis._core.policy import Policy, register_policy
 from tamis._core.policy_spec import convert_fields
-from tamis.pruners.narrow import NarrowEmbedding, embedding_modules, narrow_table, replace_module, slice_linear
+from tamis.pruners.narrow import embedding_modules, narrow_table, return_narrow, slice_linear
 
 __all__ = ["BUFFER", "FORMS", "PruningPlan", "TableCut"]
 
@@ -160,7 +160,8 @@ class PruningPlan(Policy):
             if table.form == "whole":
                 continue
             modules = [model.get_submodule(name) for name in (path, *table.tied)]
-            finish_form(model, narrow_table(model, modules, self.kept[path]), table.form)
+            narrow_table(model, modules, self.kept[path])
+            finish_form(modules, table.form)
         for path, columns in self.columns.items():
             slice_linear(model.get_submodule(path), columns)
         self.write_into(model)
@@ -198,16 +199,15 @@ class PruningPlan(Policy):
             raise PolicyError(f"{BUFFER}: the model's pruning plan cannot be read ({error})") from error
 
 
-def finish_form(model: nn.Module, wrappers: list[NarrowEmbedding], form: str) -> None:
+def finish_form(modules: list[Any], form: str) -> None:
     """From the scatter form, in which a table is after `narrow_table`, to its final ``form``."""
-    if form == "columns":
-        for wrapper in wrappers:
-            replace_module(model, wrapper, wrapper.table)
-    elif form == "project":
-        for wrapper in wrappers:
-            wrapper.add_projection()
-        for wrapper in wrappers[1:]:
-            wrapper.projection = wrappers[0].projection
+    for module in modules:
+        if form == "columns":
+            return_narrow(module)
+        elif form == "project":
+            if module is modules[0]:
+                module.add_projection()
+            module.projection = modules[0].projection
 
 
 def check_index(name: str, index: Any, size: int) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tamis._core.rng import torch_generator
-from tamis.pruners.narrow import NarrowEmbedding, replace_module
+from tamis.pruners.narrow import return_narrow, return_wide
 
 __all__ = ["Sources", "choose_columns", "left_columns", "named_sources", "run_model", "trace_sources"]
 
@@ -46,11 +46,11 @@ def run_model(model: nn.Module, inputs: Any) -> list[Tensor]:
             module.training = flag
 
 
-def trace_sources(model: nn.Module, tables: Mapping[str, list[NarrowEmbedding]], inputs: Any) -> Sources:
+def trace_sources(model: nn.Module, tables: Mapping[str, list[Any]], inputs: Any) -> Sources:
     """The layers that read ``tables`` directly, found with markers.
 
     Args:
-        model: its tables are `NarrowEmbedding`s (of full output width).
+        model: its tables return rows of full width.
         tables: path -> the modules that share the table.
         inputs: as for `run_model`.
 
@@ -124,7 +124,7 @@ def named_sources(model: nn.Module, consumers: Mapping[str, list[str | int]], wi
 
 def choose_columns(
     model: nn.Module,
-    tables: Mapping[str, list[NarrowEmbedding]],
+    tables: Mapping[str, list[Any]],
     sources: Sources,
     kept: Mapping[str, Tensor],
     inputs: Any,
@@ -164,13 +164,14 @@ def left_columns(source: list[tuple[str, int] | None], kept: Mapping[str, Tensor
 @contextmanager
 def _tried(
     model: nn.Module,
-    tables: Mapping[str, list[NarrowEmbedding]],
+    tables: Mapping[str, list[Any]],
     sources: Sources,
     kept: Mapping[str, Tensor],
     paths: set[str],
 ) -> Iterator[None]:
     """The model with ``paths`` cut by columns, for the time of a with-block."""
-    wrappers = [wrapper for path in paths for wrapper in tables[path]]
+    modules = [(module, path) for path in paths for module in tables[path]]
+    widths = {path: tables[path][0].embedding_dim for path in paths}
     before: list[tuple[Any, nn.Parameter]] = []
     for name, source in sources.items():
         linear: Any = model.get_submodule(name)
@@ -178,13 +179,13 @@ def _tried(
         left = left_columns(source, kept, paths).to(linear.weight.device)
         linear.weight = nn.Parameter(linear.weight.detach().index_select(1, left))
         linear.in_features = len(left)
-    for wrapper in wrappers:
-        replace_module(model, wrapper, wrapper.table)
+    for module, _ in modules:
+        return_narrow(module)
     try:
         yield
     finally:
-        for wrapper in wrappers:
-            replace_module(model, wrapper.table, wrapper)
+        for module, path in modules:
+            return_wide(module, kept[path], widths[path])
         for linear, weight in before:
             linear.weight, linear.in_features = weight, weight.shape[1]
 
