@@ -6,10 +6,15 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "BatchSelector": "tamis.samplers.batch",
+    "BatchSelector": "tamis.samplers.weighted_batch",
+    "SampleFeatures": "tamis.samplers.features",
     "StatefulSampler": "tamis.samplers.base",
+    "SwiftLaw": "tamis.samplers.swift_law",
+    "SwiftPolicy": "tamis.samplers.swift",
+    "SwiftSampler": "tamis.samplers.swift",
     "WeightedSampler": "tamis.samplers.weighted",
     "effective_sample_size": "tamis.samplers.weighted",
+    "sample_features": "tamis.samplers.features",
 }
 
 __all__ = list(_PUBLIC)

@@ -2,7 +2,7 @@
 
 What `torch.utils.data.WeightedRandomSampler` lacks: an order that is a pure function of (seed, epoch, weights), exact
 resume, weights that change between epochs, more than 2^24 items, and errors where the mistake is made. The
-mathematics and its sources are in `tamis.samplers.draws`.
+mathematics and its sources are in `tamis.samplers.weighted_draws`.
 
 | symbol | name | shape | dtype |
 |---|---|---|---|
@@ -26,7 +26,7 @@ import torch
 from tamis._core.checks import check_choice
 from tamis._core.errors import NoEffectWarning
 from tamis.samplers.base import StatefulSampler
-from tamis.samplers.draws import (
+from tamis.samplers.weighted_draws import (
     CHUNK,
     CdfTable,
     Tags,

@@ -25,7 +25,7 @@ import torch
 from tamis._core.checks import check_choice, check_int, check_range
 from tamis._core.distributed import rank
 from tamis._core.rng import check_seed, numpy_generator
-from tamis.samplers.draws import race
+from tamis.samplers.weighted_draws import race
 
 __all__ = ["BatchSelector"]
 
