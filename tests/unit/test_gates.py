@@ -1,0 +1,183 @@
+"""Gates on embeddings: what they compute, and what stays as it was."""
+
+import copy
+from multiprocessing.reduction import ForkingPickler
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tamis.pruners import gates
+
+LOGITS = torch.tensor([4.0, -3.0, 0.0, 1.0])
+
+
+def gated(module: nn.Module) -> nn.Module:
+    (table,) = gates.find_tables(nn.Sequential(module))
+    gates.install(table, LOGITS)
+    return module
+
+
+def test_rows_are_scaled_and_both_gradients_are_those_of_the_plain_product() -> None:
+    plain = nn.Embedding(10, 4, padding_idx=2)
+    module = gated(copy.deepcopy(plain))
+    ids = torch.tensor([[1, 2, 1], [9, 0, 3]])
+    alpha = LOGITS.clone().requires_grad_()
+    wanted = plain(ids) * torch.sigmoid(alpha)
+    found = module(ids)
+    assert torch.equal(found, wanted)
+    head = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    (wanted * head).sum().backward()
+    (found * head).sum().backward()
+    assert torch.allclose(module.gate.grad, alpha.grad, atol=1e-6)
+    assert torch.allclose(module.weight.grad, plain.weight.grad, atol=1e-7)
+    assert not module.weight.grad[2].any()
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_a_bag_is_scaled_after_pooling(mode: str) -> None:
+    plain = nn.EmbeddingBag(10, 4, mode=mode, padding_idx=0)
+    module = gated(copy.deepcopy(plain))
+    ids, offsets = torch.tensor([1, 2, 0, 9, 3]), torch.tensor([0, 3])
+    assert torch.allclose(module(ids, offsets), plain(ids, offsets) * torch.sigmoid(LOGITS))
+    weighted = F.embedding_bag(ids, plain.weight * torch.sigmoid(LOGITS), offsets, mode=mode, padding_idx=0)
+    assert torch.allclose(module(ids, offsets), weighted, atol=1e-7)
+
+
+def test_a_bag_takes_sample_weights() -> None:
+    plain = nn.EmbeddingBag(10, 4, mode="sum")
+    module = gated(copy.deepcopy(plain))
+    ids, weights = torch.tensor([[1, 2], [3, 3]]), torch.tensor([[0.5, 2.0], [1.0, -1.0]])
+    wanted = plain(ids, per_sample_weights=weights) * torch.sigmoid(LOGITS)
+    assert torch.allclose(module(ids, per_sample_weights=weights), wanted)
+
+
+def test_sparse_gradients_stay_sparse() -> None:
+    module = gated(nn.Embedding(10, 4, sparse=True))
+    module(torch.tensor([1, 1, 7])).sum().backward()
+    assert module.weight.grad.is_sparse
+    assert torch.allclose(module.weight.grad.to_dense()[1], 2 * torch.sigmoid(LOGITS))
+
+
+def test_it_is_still_the_same_module_with_the_same_weight_and_name() -> None:
+    model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 1))
+    weight, module = model[0].weight, model[0]
+    gated(module)
+    assert model[0] is module
+    assert isinstance(module, nn.Embedding)
+    assert module.weight is weight
+    assert set(model.state_dict()) == {"0.weight", "0.gate", "0.counts", "1.weight", "1.bias"}
+    assert [name for name, _ in model.named_parameters()] == ["0.weight", "1.weight", "1.bias"]
+
+
+def test_removing_gives_the_plain_module_back() -> None:
+    module = nn.Embedding(10, 4)
+    before = set(vars(module))
+    (table,) = gates.find_tables(nn.Sequential(module))
+    gates.install(table, LOGITS)
+    gates.remove(table)
+    assert type(module) is nn.Embedding
+    assert set(vars(module)) == before
+    assert set(module.state_dict()) == {"weight"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_move_keeps_the_gate_a_float32_leaf(dtype: torch.dtype) -> None:
+    model = nn.Sequential(gated(nn.Embedding(10, 4))).to(dtype)
+    gate = model[0].gate
+    assert (gate.dtype, gate.is_leaf, gate.requires_grad) == (torch.float32, True, True)
+    assert torch.equal(gate, LOGITS)
+    rows = model(torch.tensor([3]))
+    assert rows.dtype == dtype
+    rows.sum().backward()
+    assert gate.grad is not None
+
+
+def test_a_copy_has_a_gate_of_its_own() -> None:
+    module = gated(nn.Embedding(10, 4))
+    other = copy.deepcopy(module)
+    other(torch.tensor([1])).sum().backward()
+    assert module.gate.grad is None
+    with torch.no_grad():
+        other.gate.zero_()
+    assert torch.equal(module.gate, LOGITS)
+
+
+def test_it_can_be_sent_to_another_process() -> None:
+    module = gated(nn.Embedding(10, 4))
+    other = ForkingPickler.loads(ForkingPickler.dumps(module))
+    assert type(other) is gates.GatedEmbedding
+    assert torch.equal(other.gate, LOGITS)
+    assert other.gate.requires_grad
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_loaded_gate_still_learns(assign: bool) -> None:
+    source, target = gated(nn.Embedding(10, 4)), gated(nn.Embedding(10, 4))
+    with torch.no_grad():
+        source.gate.add_(1)
+    leaf = target.gate
+    target.load_state_dict(source.state_dict(), assign=assign)
+    assert torch.equal(target.gate, LOGITS + 1)
+    assert target.gate.requires_grad
+    assert target.gate.is_leaf
+    assert (target.gate is leaf) != assign
+
+
+def test_lookups_are_counted_only_when_told_and_only_in_training() -> None:
+    module = gated(nn.Embedding(5, 4, padding_idx=0))
+    (table,) = [gates.Table("t", ["0"], [module])]
+    ids = torch.tensor([[1, 1], [0, 4]])
+    module(ids)
+    assert table.lookups() is None
+    module.counting = True
+    module.eval()(ids)
+    assert table.lookups() is None
+    module.train()(ids)
+    assert module.counts.tolist() == [1, 2, 0, 0, 1]
+    assert table.lookups().tolist() == [0, 2, 0, 0, 1]  # the padding row weighs nothing
+
+
+def test_one_module_at_two_paths_is_one_table() -> None:
+    shared = nn.Embedding(10, 4)
+    model = nn.ModuleDict({"a": shared, "b": shared, "c": nn.Embedding(3, 4)})
+    first, second = gates.find_tables(model)
+    assert (first.field, first.paths, len(first.modules)) == ("a", ["a", "b"], 1)
+    assert second.field == "c"
+
+
+def test_two_modules_with_one_weight_are_one_table() -> None:
+    model = nn.ModuleDict({"a": nn.Embedding(10, 4), "b": nn.Embedding(10, 4)})
+    model["b"].weight = model["a"].weight
+    (table,) = gates.find_tables(model)
+    assert table.modules == [model["a"], model["b"]]
+
+
+def test_tables_of_width_one_are_left_alone_unless_named() -> None:
+    model = nn.ModuleDict({"wide": nn.Embedding(10, 4), "linear": nn.Embedding(10, 1)})
+    assert [table.field for table in gates.find_tables(model)] == ["wide"]
+    assert [table.field for table in gates.find_tables(model, {"x": "linear"})] == ["x"]
+
+
+class Doubled(nn.Embedding):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(input)
+
+
+@pytest.mark.parametrize(
+    ("model", "tables", "error", "words"),
+    [
+        (nn.Linear(2, 2), None, ValueError, "must contain an nn.Embedding"),
+        (nn.Sequential(nn.Embedding(9, 1)), None, ValueError, "at least two dimensions"),
+        (nn.Sequential(gated(nn.Embedding(9, 4))), None, ValueError, r"its tables \(0\) are gated already"),
+        (nn.Sequential(nn.Embedding(9, 4)), {}, ValueError, "must name at least one table"),
+        (nn.Sequential(nn.Embedding(9, 4)), {"user": "1"}, ValueError, "no such module; the model's embeddings are 0"),
+        (nn.Sequential(nn.Embedding(9, 4), nn.ReLU()), {"user": "1"}, TypeError, "not a ReLU"),
+        (nn.Sequential(Doubled(9, 4)), {"user": "0"}, TypeError, "a subclass has a forward of its own"),
+        (nn.Sequential(nn.Embedding(9, 4)), {"a": "0", "b": "0"}, ValueError, "'a' and 'b' share one table"),
+    ],
+)
+def test_bad_input(model: nn.Module, tables: dict[str, str] | None, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        gates.find_tables(model, tables)
