@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,6 +217,19 @@ def test_tamis_own_kinds_are_imported_at_load(tmp_path: Path, monkeypatch: pytes
     monkeypatch.delitem(sys.modules, "tests.golden.toys")
     loaded = tamis.load_policy(tmp_path)
     assert (loaded.kind, loaded.magnitudes) == ("toy_plain", plain().magnitudes)
+
+
+def test_the_kind_that_the_documentation_registers_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "@register_policy" in block)
+    names: dict[str, Any] = {"__name__": "documentation"}
+    exec(code, names)  # noqa: S102
+    monkeypatch.setitem(policy_module._registry, "thresholds", names["Thresholds"])
+    policy = names["Thresholds"](share=0.5, per_class={"cat": torch.ones(2)})
+    policy.save(tmp_path)
+    assert tamis.load_policy(tmp_path) == policy
+    with pytest.raises(ValueError, match=r"share=2: must be in"):
+        names["Thresholds"](share=2, per_class={})
 
 
 # ---- check, summary, plot
