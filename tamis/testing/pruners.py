@@ -70,7 +70,13 @@ class RegularizerContract:
 
 
 class PrunerContract(RegularizerContract):
-    """The same for a `Pruner`, and: its state resumes at every step, and the cut leaves a model that trains on."""
+    """The same for a `Pruner`, and: its state resumes at every step, and the cut leaves a model that trains on.
+
+    Attributes:
+        plain: ``"package.module:function"``; builds the factory's model without any pruner, to load the cut one into.
+    """
+
+    plain: str
 
     def test_state_goes_through_json(self) -> None:
         _, pruner, _ = self.make()
@@ -97,7 +103,7 @@ class PrunerContract(RegularizerContract):
         assert callback.plan is not None, "the factory's pruner must have polarised by the end of its training"
         assert sum(p.numel() for p in model.parameters()) < before
         trainer.save_model(str(tmp_path / "small"))
-        fresh = load_pruned(self.make()[0], tmp_path / "small")
+        fresh = load_pruned(resolve(self.plain)(), tmp_path / "small")
         assert _differences(model, fresh) == []
         old = {name: p.detach().clone() for name, p in model.named_parameters()}
         trainer.train()

@@ -17,7 +17,7 @@ def features(n=24):
     return SampleFeatures({"loss": loss, "entropy": entropy}, gradient)
 
 
-def make(seed):
+def make(seed=3):
     return SwiftSampler(SwiftPolicy.fit(LAW, features()), features(), seed=seed)
 
 

@@ -1,0 +1,62 @@
+"""Small setups for the contract suites, importable by name so that torchrun's processes can build them too."""
+
+import torch
+from torch import nn
+
+from examples.ctr_models import DeepFM
+from tamis._core.rng import torch_generator
+from tamis.pruners import DimReg, DimRegConfig
+
+FIELDS = {"user": 40, "item": 35, "day": 7}
+
+
+class Clicks(torch.utils.data.Dataset):
+    """24 rows whose label depends on two of the three fields."""
+
+    def __init__(self):
+        generator = torch_generator(5)
+        self.features = torch.stack([torch.randint(size, (24,), generator=generator) for size in FIELDS.values()], 1)
+        self.labels = ((self.features[:, 0] + self.features[:, 1]) % 2).float()
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, index):
+        return {"features": self.features[index], "labels": self.labels[index]}
+
+
+class ItemLoss(nn.Module):
+    """A CTR model whose loss is normalised over all items of an optimizer step, as HF's language models do it."""
+
+    accepts_loss_kwargs = True
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, features, labels=None, num_items_in_batch=None):
+        out = self.model(features, labels)
+        if num_items_in_batch is not None:
+            out["loss"] = out["loss"] * len(features) / num_items_in_batch
+        return out
+
+
+def seeded(model):
+    generator = torch_generator(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def make_deepfm():
+    """A small DeepFM with weights large enough that every part of a pruner has something to do."""
+    return seeded(DeepFM(FIELDS, dim=6, hidden=(8,)))
+
+
+def make_dimreg(use_num_items=False):
+    """DeepFM, DimReg with every part at work within 12 steps, 24 rows."""
+    model = make_deepfm()
+    model = ItemLoss(model) if use_num_items else model
+    config = DimRegConfig(refresh_every=2, pair_share=0.3, warm_up=0.1, decide_by=0.5, closing=0.2, memory=0.5)
+    return model, DimReg(model, keep=0.4, config=config), Clicks()

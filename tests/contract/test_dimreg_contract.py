@@ -1,0 +1,6 @@
+from tamis.testing import PrunerContract
+
+
+class TestDimReg(PrunerContract):
+    factory = "tests.contract.factories:make_dimreg"
+    plain = "tests.contract.factories:make_deepfm"
