@@ -1,0 +1,160 @@
+"""The journal of a search: one JSON line a trial, forced to disk, from which an interrupted search goes on.
+
+The first line says which search it is; another search's journal is refused. A last line that was cut off by a crash
+is dropped and its trial done again. Trials are pure functions of (configuration, number, scores before), so a search
+that was killed ends in the same result, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tamis._core.distributed import broadcast_object, parallel_map, rank, world_size
+from tamis._core.errors import TamisError
+from tamis._core.policy import fingerprint
+from tamis._core.progress import progress_bar
+
+__all__ = ["Journal", "run_trials"]
+
+FORMAT = "tamis.journal"
+
+
+class Journal:
+    """Records by trial number, in memory and (with ``path``) on disk.
+
+    On several processes rank 0 reads and writes; every rank must make the journal and call `append`.
+
+    Args:
+        path: the file, made with its folder if it is not there; None keeps the records in memory.
+        config: JSON values that fix the result of every trial (not the number of trials).
+
+    Raises:
+        TamisError: the file is the journal of another configuration, or is damaged before its last line.
+    """
+
+    def __init__(self, path: Path | None, config: dict[str, Any]) -> None:
+        self.path = path
+        self.config: dict[str, Any] = json.loads(json.dumps(config, sort_keys=True, allow_nan=False))
+        problem, self.records = None, {}
+        if path is not None and rank() == 0:
+            try:
+                self.records = self._open(path)
+            except (TamisError, OSError) as error:
+                problem = str(error)
+        self.records, problem = broadcast_object((self.records, problem))
+        if problem is not None:
+            raise TamisError(problem)
+
+    def append(self, records: list[dict[str, Any]]) -> None:
+        """Keep finished trials; each record has its number under ``"trial"``. On disk when this returns."""
+        self.records.update({record["trial"]: record for record in records})
+        if self.path is not None and rank() == 0:
+            with self.path.open("ab") as file:
+                file.write(b"".join(_line(record) for record in records))
+                file.flush()
+                os.fsync(file.fileno())
+
+    def _open(self, path: Path) -> dict[int, dict[str, Any]]:
+        """Read the records, or begin the file."""
+        header = {"format": FORMAT, "config": self.config, "sha256": fingerprint(self.config)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        if lines and _parse(lines[-1]) is None:  # cut off by a crash
+            os.truncate(path, sum(map(len, lines[:-1])))
+            lines.pop()
+        if not lines:
+            with path.open("wb") as file:
+                file.write(_line(header))
+                file.flush()
+                os.fsync(file.fileno())
+            return {}
+        rows = [_parse(line) for line in lines]
+        if None in rows or rows[0] is None or rows[0].get("format") != FORMAT:
+            raise TamisError(f"{path}: is no journal of a search, or is damaged; move it away to begin anew")
+        if rows[0]["sha256"] != header["sha256"]:
+            theirs = rows[0]["config"]
+            keys = sorted(k for k in theirs.keys() | self.config.keys() if theirs.get(k) != self.config.get(k))
+            first = keys[0] if keys else "?"
+            raise TamisError(
+                f"{path}: journal of another search: {', '.join(keys)} differ "
+                f"({first}={theirs.get(first)!r} there, {self.config.get(first)!r} here); "
+                "use another out=, or the same configuration, to go on"
+            )
+        return {row["trial"]: row for row in rows[1:] if row is not None}
+
+
+def run_trials(
+    evaluate: Callable[[int, np.ndarray], dict[str, Any]],
+    propose: Callable[[list[dict[str, Any]], int], np.ndarray],
+    journal: Journal,
+    *,
+    trials: int,
+    initial: int,
+    parallel: int = 1,
+    spread: bool = True,
+    desc: str = "search",
+) -> list[dict[str, Any]]:
+    """Run (or go on with) a search of ``trials`` trials and return their records in order.
+
+    The first ``initial`` trials are proposed at once, the others in batches of ``parallel``, whatever the number of
+    processes. A trial is journaled as soon as it is done (on N processes, N at a time).
+
+    Args:
+        evaluate: (number, point) -> a JSON record with ``"score"``, higher is better, None if it failed.
+        propose: (records so far, count) -> points [count, D].
+        journal: where the records are kept; those in it are not run again.
+        trials: number of trials, >= 1.
+        initial: number of trials that do not depend on others' scores.
+        parallel: size of the later batches.
+        spread: several processes: True deals trials to them; False runs every trial on all of them together.
+        desc: name on the progress bar.
+    """
+    with progress_bar(total=trials, desc=desc) as bar:
+        first = 0
+        while first < trials:
+            count = initial if first == 0 else parallel
+            numbers = list(range(first, min(first + count, trials)))
+            missing = [n for n in numbers if n not in journal.records]
+            _advance(bar, journal, len(numbers) - len(missing))
+            if missing:
+                past = [journal.records[n] for n in range(first)]
+                points = broadcast_object(propose(past, count) if rank() == 0 else np.empty(0))
+            step = world_size() if spread else 1
+            for at in range(0, len(missing), step):
+                chunk = [(n, points[n - first]) for n in missing[at : at + step]]
+                if spread:
+                    records = parallel_map(lambda item: evaluate(*item), chunk)
+                else:
+                    records = broadcast_object([evaluate(*item) for item in chunk])
+                journal.append(
+                    [{"trial": n, "point": p.tolist(), **r} for (n, p), r in zip(chunk, records, strict=True)]
+                )
+                _advance(bar, journal, len(chunk))
+            first += count
+    return [journal.records[n] for n in range(trials)]
+
+
+def _advance(bar: Any, journal: Journal, count: int) -> None:
+    scores = [record["score"] for record in journal.records.values() if record["score"] is not None]
+    if scores:
+        bar.set_postfix(best=f"{max(scores):.4g}")
+    bar.update(count)
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, sort_keys=True, allow_nan=False).encode() + b"\n"
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The object on a whole line, else None."""
+    try:
+        row = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None

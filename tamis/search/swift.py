@@ -1,0 +1,284 @@
+"""The search of Swift Sampler, Algorithm 1: 40 short trainings find a sampling law of 10 parameters.
+
+"Swift Sampler: Efficient Learning of Sampler by 10 Parameters", anonymous authors, section 3.3 and 3.4. Each trial
+restores the weights w_share, trains them for a few epochs with samples drawn by a candidate law, and scores them on
+held-out data; an optimizer proposes the next law. The law itself is in `tamis.samplers.swift_law`.
+
+========= ================== ============================================================================
+symbol    here               meaning
+========= ================== ============================================================================
+E_o       ``trials``         number of candidate laws, 40
+E_f       the objective's    epochs of a trial, 5 in the paper: what the user's function trains for
+w_share   ``model``          weights that each trial starts from: trained uniformly, *early* (see below)
+P(z)      the score          of the fine-tuned weights on held-out data that is not the test data
+z         `law_of`           a point of the unit cube <-> the paper's 10 parameters
+========= ================== ============================================================================
+
+**Deviations**: of the 10 parameters only 8 matter (T sees G through its ranks, and tau is normalised), so 8 are
+searched: 3 knots, sorted; 4 differences between heights, the highest being 1; 1 angle of c with c_1 >= 0 (-c is the
+law with H reversed). The middle of the cube is a nearly uniform law, and heights of exactly 0 have a fair chance.
+
+**Unstated** in the paper: whether D_v is separate from the test data (it must be); the learning rate of a trial (the
+user's; too small, and all laws score alike); when w_share is taken. Take it early: a model that has memorised its
+noise gives wrong labels small losses, and no law on its features can tell them apart.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tamis._core.checks import check_choice, check_int
+from tamis._core.distributed import is_distributed, rank
+from tamis._core.errors import NoEffectWarning, TamisError
+from tamis._core.policy import SearchInfo, fingerprint
+from tamis._core.rng import check_seed, seed_of
+from tamis.samplers.features import SampleFeatures
+from tamis.samplers.swift import FeatureTables, SwiftPolicy
+from tamis.samplers.swift_law import SwiftLaw
+from tamis.samplers.weighted import WeightedSampler, effective_sample_size
+from tamis.search.journal import Journal, run_trials
+from tamis.search.optimizers.bayesian import INITIAL, OPTIMIZERS, propose
+
+__all__ = ["dimensions", "law_of", "search_swift"]
+
+Objective = Callable[[WeightedSampler], Any]
+
+_KNOTS, _SLOPES = 3, 4
+
+
+def dimensions(features: int) -> int:
+    """How many parameters are searched for that many features: 8 for the paper's 2."""
+    return _KNOTS + _SLOPES + features - 1
+
+
+def law_of(point: np.ndarray, *, transform: str = "cgf") -> SwiftLaw:
+    """The law at a point of the unit cube [D]: D = 7 + number of features - 1.
+
+    Every law of the paper's space, up to scale of c and of v, sign of c (with H reversed) and order of the knots, is
+    the law of some point.
+
+    Args:
+        point: 3 knots (any order), 4 differences between neighbouring heights (0.5 is none, 0 and 1 are -1 and +1;
+            the highest is put at 1, the others cut off at 0), then one angle for each further feature (0.5 leaves
+            it out, 0 and 1 leave out the ones before it).
+        transform: as `SwiftLaw`.
+    """
+    knots, slopes, angles = np.split(np.asarray(point, dtype=np.float64), [_KNOTS, _KNOTS + _SLOPES])
+    heights = np.concatenate([[0.0], np.cumsum(2 * slopes - 1)])
+    heights = np.clip(heights - heights.max() + 1, 0.0, 1.0)
+    coefficients = np.ones(1)
+    for angle in np.pi * (angles - 0.5):
+        coefficients = np.append(coefficients * np.cos(angle), np.sin(angle))
+    return SwiftLaw(
+        tuple(np.clip(coefficients, -1, 1).tolist()), tuple(np.sort(knots).tolist()), tuple(heights.tolist()), transform
+    )
+
+
+def search_swift(
+    objective: Objective,
+    features: SampleFeatures,
+    *,
+    model: nn.Module | None = None,
+    trials: int = 40,
+    optimizer: str = "gp-ucb",
+    seed: int = 0,
+    out: str | Path | None = None,
+    metric: str = "eval_loss",
+    num_samples: int | None = None,
+    score_samples: int = 0,
+    transform: str = "cgf",
+    parallel: int = 1,
+    spread: bool = True,
+) -> SwiftPolicy:
+    """Find the sampling law whose trials score best, Algorithm 1.
+
+    The objective is the user's own training, as a function of the sampler::
+
+        def fit(sampler):                                   # a plain loop: return a score, higher is better
+            loader = DataLoader(train, batch_size=128, sampler=sampler)
+            ...
+            return accuracy(model, held_out)
+
+        def trainer(sampler):                               # or return a Hugging Face Trainer
+            trainer = Trainer(model, args, train_dataset=train, eval_dataset=held_out)
+            attach(trainer, sampler)
+            return trainer
+
+    Args:
+        objective: trains a few epochs with samples drawn by its argument. Returns a finite number, higher is better
+            (NaN or infinite counts as a failed trial), or an object with ``train`` and ``evaluate``, whose
+            ``evaluate()[metric]`` is then read; it counts downwards if its name ends in "loss".
+        features: of the training data, in its order, by the shared weights (`sample_features`).
+        model: if given, its parameters and buffers are put back to their present values, bit for bit, before each
+            trial and at the end. Without it the objective sees to its starting point itself.
+        trials: E_o, number of laws tried, >= 1.
+        optimizer: ``"gp-ucb"``, ``"optuna-gp"``, ``"tpe"`` or ``"random"``.
+        seed: of the proposals and of each trial: trial k's sampler and torch's global generator are seeded by
+            (seed, k), and the latter put back afterwards.
+        out: folder for the journal and the policy. A search that finds its own journal there goes on from it.
+        metric: see ``objective``.
+        num_samples: draws an epoch; default: the size of the data.
+        score_samples: samples that one scoring runs over, counted into the stored budget.
+        transform: ``"cgf"``, or ``"cdf"`` for the paper's ablation.
+        parallel: trials proposed at once after the first 8. On N processes use a multiple of N; the result depends
+            on ``parallel``, never on N.
+        spread: on several processes: True deals whole trials to them, which needs an objective that uses one process
+            (a Trainer does not); False runs each trial on all of them together.
+
+    Returns:
+        The policy of the best trial, with its score, cost in sample-forwards (backward = 2) and configuration.
+
+    Raises:
+        TamisError: the journal in ``out`` is of another search, no trial gave a finite score, a trial did not draw
+            from its sampler.
+
+    Warns:
+        NoEffectWarning: the best law is uniform.
+    """
+    for name, value in (("trials", trials), ("parallel", parallel)):
+        check_int(name, value, low=1)
+    check_int("score_samples", score_samples, low=0)
+    config = {
+        "search": "swift",
+        "features": features.digest(),
+        "model": None if model is None else fingerprint(dict(_tensors(model))),
+        "optimizer": check_choice("optimizer", optimizer, OPTIMIZERS),
+        "seed": check_seed(seed),
+        "metric": metric,
+        "num_samples": num_samples,
+        "transform": check_choice("transform", transform, ("cgf", "cdf")),
+        "parallel": parallel,
+    }
+    journal = Journal(None if out is None else Path(out) / "journal.jsonl", config)
+    tables = FeatureTables(features)
+    dim = dimensions(len(tables.names))
+    trial = _Trial(objective, tables, model, metric, num_samples, transform, seed, spread)
+
+    def next_points(past: list[dict[str, Any]], count: int) -> np.ndarray:
+        history = [(np.array(record["point"]), record["score"]) for record in past]
+        return propose(optimizer, history, count, dim, seed=seed)
+
+    try:
+        records = run_trials(
+            trial,
+            next_points,
+            journal,
+            trials=trials,
+            initial=INITIAL,
+            parallel=parallel,
+            spread=spread,
+            desc="swift search",
+        )
+    finally:
+        trial.restore()
+    scored = [record for record in records if record["score"] is not None]
+    if not scored:
+        raise TamisError(f"trials={trials}: none gave a finite score; lower the learning rate of the objective")
+    best = max(scored, key=lambda record: record["score"])  # the first of equals
+    draws = sum(record["draws"] for record in records)
+    info = SearchInfo(
+        seed=seed,
+        budget={"trials": trials, "sample_forwards": 3 * draws + trials * score_samples + len(features)},
+        score=best["score"],
+        config={name: config[name] for name in ("optimizer", "metric", "num_samples", "transform", "parallel")},
+    )
+    policy = tables.policy(law_of(np.array(best["point"]), transform=transform), info)
+    if out is not None and rank() == 0:
+        policy.save(Path(out))
+    return policy
+
+
+class _Trial:
+    """One trial of Algorithm 1 as a function of (number, point); owns the shared weights."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        tables: FeatureTables,
+        model: nn.Module | None,
+        metric: str,
+        num_samples: int | None,
+        transform: str,
+        seed: int,
+        spread: bool,
+    ) -> None:
+        self.objective, self.tables, self.model = objective, tables, model
+        self.metric, self.num_samples, self.transform = metric, num_samples, transform
+        self.seed, self.alone = seed, spread and is_distributed()
+        self.shared = {} if model is None else {name: value.detach().clone() for name, value in _tensors(model)}
+
+    def __call__(self, number: int, point: np.ndarray) -> dict[str, Any]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoEffectWarning)  # a uniform law is a trial like any other
+            p = self.tables.weights(law_of(point, transform=self.transform))
+            sampler = _CountingSampler(p, self.num_samples, seed=seed_of(self.seed, number))
+        self.restore()
+        with _seeded(seed_of(self.seed, number, 1)):
+            score = self._score(self.objective(sampler))
+        if not sampler.draws:
+            raise TamisError(
+                "the objective never drew from its sampler: pass it to the DataLoader (sampler=sampler) or to "
+                "tamis.callbacks.attach(trainer, sampler)"
+            )
+        ess = effective_sample_size(p)
+        return {"score": score if math.isfinite(score) else None, "draws": sampler.draws, "ess": ess}
+
+    def restore(self) -> None:
+        """Put the shared weights back, bit for bit, and drop gradients."""
+        if self.model is not None:
+            with torch.no_grad():
+                for name, value in _tensors(self.model):
+                    value.copy_(self.shared[name])
+            self.model.zero_grad(set_to_none=True)
+
+    def _score(self, result: Any) -> float:
+        if not (hasattr(result, "train") and hasattr(result, "evaluate")):
+            if not hasattr(result, "__float__"):
+                raise TypeError(f"objective: must return its score or a Trainer, got {type(result).__name__}")
+            return float(result)
+        if self.alone:
+            raise TamisError(
+                "a Trainer spreads each trial over all processes by itself: pass spread=False, or give an objective "
+                "that trains on one process and returns its score"
+            )
+        result.train()
+        metrics = result.evaluate()
+        if self.metric not in metrics:
+            raise TamisError(f"metric={self.metric!r}: must be one of {', '.join(sorted(metrics))}")
+        return -float(metrics[self.metric]) if self.metric.endswith("loss") else float(metrics[self.metric])
+
+
+class _CountingSampler(WeightedSampler):
+    """A weighted sampler that knows how many indices were drawn from it."""
+
+    draws = 0
+
+    def indices(self, epoch: int, start: int) -> Iterator[np.ndarray]:
+        for chunk in super().indices(epoch, start):
+            self.draws += len(chunk)
+            yield chunk
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    return chain(model.named_parameters(), model.named_buffers())
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Torch's global generators seeded inside, and as they were outside."""
+    cuda = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        for _ in cuda:
+            torch.cuda.manual_seed(seed)
+        yield

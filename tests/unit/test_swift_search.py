@@ -1,0 +1,276 @@
+"""search_swift on a planted signal, and everything a search must keep: resume, restoring, failures, the budget."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from tamis._core.errors import NoEffectWarning, TamisError
+from tamis._core.policy import load_policy
+from tamis._core.rng import torch_generator
+from tamis.samplers.features import SampleFeatures
+from tamis.samplers.swift import FeatureTables
+from tamis.search import search_swift
+from tamis.search.swift import dimensions, law_of
+
+N = 400
+
+
+def planted():
+    """Features whose loss tells wrong samples (the last 40 %) from right ones."""
+    generator = torch_generator(2)
+    wrong = torch.arange(N) >= 0.6 * N
+    loss = torch.rand(N, generator=generator, dtype=torch.float64) + 1.5 * wrong
+    entropy, gradient = (torch.rand(N, generator=generator, dtype=torch.float64) for _ in range(2))
+    return SampleFeatures({"loss": loss, "entropy": entropy}, gradient, "sha256:planted"), wrong.numpy()
+
+
+def share_of_right(sampler):
+    """An objective without a model: how many of the drawn samples are right, less what a narrow law costs."""
+    _, wrong = planted()
+    order = np.array(list(sampler))
+    return float(1 - wrong[order].mean() + 0.5 * len(np.unique(order)) / N)
+
+
+def search(**options):
+    return search_swift(share_of_right, planted()[0], **{"trials": 12, "optimizer": "tpe", "seed": 3, **options})
+
+
+@pytest.mark.parametrize("optimizer", ["gp-ucb", "optuna-gp", "tpe", "random"])
+def test_the_planted_signal_is_found(optimizer):
+    features, wrong = planted()
+    policy = search(trials=16, optimizer=optimizer)
+    p = policy.weights(features).numpy()
+    assert p[wrong].sum() < 0.25  # 0.4 under uniform
+    assert policy.search.score > 1.0
+    assert policy.search.budget == {"trials": 16, "sample_forwards": 3 * 16 * N + N}
+    assert policy.search.config["optimizer"] == optimizer
+
+
+def test_the_same_seed_gives_the_same_policy_and_another_seed_another():
+    assert search() == search()
+    assert search(seed=4) != search()
+
+
+def test_the_policy_and_the_journal_are_on_disk(tmp_path):
+    policy = search(out=tmp_path)
+    assert load_policy(tmp_path) == policy
+    lines = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert lines[0]["config"]["optimizer"] == "tpe"
+    assert [line["trial"] for line in lines[1:]] == list(range(12))
+    assert max(line["score"] for line in lines[1:]) == policy.search.score
+    assert all(1 <= line["ess"] <= N and line["draws"] == N for line in lines[1:])
+
+
+def test_a_finished_search_is_not_run_again_and_more_trials_go_on(tmp_path):
+    calls = []
+
+    def counted(sampler):
+        calls.append(1)
+        return share_of_right(sampler)
+
+    features = planted()[0]
+    first = search_swift(counted, features, trials=10, optimizer="tpe", seed=3, out=tmp_path)
+    assert len(calls) == 10
+    assert search_swift(counted, features, trials=10, optimizer="tpe", seed=3, out=tmp_path) == first
+    assert len(calls) == 10
+    assert search_swift(counted, features, trials=12, optimizer="tpe", seed=3, out=tmp_path) == search()
+    assert len(calls) == 12
+
+
+def test_anothers_journal_is_refused(tmp_path):
+    search(out=tmp_path, trials=8)
+    with pytest.raises(TamisError, match="seed differ"):
+        search(out=tmp_path, seed=4)
+    other = planted()[0]
+    other.columns["loss"][0] += 1
+    with pytest.raises(TamisError, match="features differ"):
+        search_swift(share_of_right, other, trials=8, optimizer="tpe", seed=3, out=tmp_path)
+
+
+def test_batches_of_trials_change_proposals_only_after_the_first_eight():
+    one, three = search(parallel=1, trials=8), search(parallel=3, trials=8)
+    assert one.law == three.law
+
+
+class Task:
+    """A tiny real training, with dropout (torch's global generator) and batch norm (buffers)."""
+
+    def __init__(self):
+        generator = torch_generator(0)
+        self.x = torch.randn(N, 4, generator=generator)
+        self.y = (self.x[:, 0] > 0).long()
+        self.model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2))
+        for p in self.model.parameters():
+            p.data = torch.randn(p.shape, generator=generator) / 2
+        self.seen = []
+
+    def state(self):
+        return {name: value.clone() for name, value in self.model.state_dict().items()}
+
+    def fit(self, sampler):
+        self.seen.append(self.state())
+        optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        for batch in torch.tensor(list(sampler)).split(50):
+            optimizer.zero_grad()
+            F.cross_entropy(self.model(self.x[batch]), self.y[batch]).backward()
+            optimizer.step()
+        with torch.no_grad():
+            return -float(F.cross_entropy(self.model(self.x), self.y))
+
+
+def test_every_trial_starts_from_the_shared_weights_bit_for_bit():
+    task = Task()
+    shared = task.state()
+    before = torch.get_rng_state()
+    first = search_swift(task.fit, planted()[0], model=task.model, trials=9, optimizer="random")
+    assert len(task.seen) == 9
+    for state in [*task.seen, task.state()]:  # and the model comes back with them
+        assert all(torch.equal(state[name], value) for name, value in shared.items())
+    assert all(p.grad is None for p in task.model.parameters())
+    assert torch.equal(torch.get_rng_state(), before)  # dropout drew from a seeded copy
+    again = search_swift(task.fit, planted()[0], model=task.model, trials=9, optimizer="random")
+    assert again == first
+    assert again.search == first.search
+
+
+def test_another_model_is_another_search(tmp_path):
+    task = Task()
+    search_swift(task.fit, planted()[0], model=task.model, trials=2, optimizer="random", out=tmp_path)
+    task.model[0].weight.data[0, 0] += 1
+    with pytest.raises(TamisError, match="model differ"):
+        search_swift(task.fit, planted()[0], model=task.model, trials=2, optimizer="random", out=tmp_path)
+
+
+def test_failed_trials_are_passed_over():
+    scores = iter([float("nan"), 1.0, float("inf"), 2.0, *[0.5] * 8])
+
+    def fit(sampler):
+        list(sampler)
+        return next(scores)
+
+    policy = search_swift(fit, planted()[0], trials=12, optimizer="tpe")
+    assert policy.search.score == 2.0
+
+
+def test_mistakes_in_the_objective_are_named():
+    features = planted()[0]
+    with pytest.raises(TamisError, match="never drew from its sampler"):
+        search_swift(lambda sampler: 1.0, features, trials=1)
+    with pytest.raises(TamisError, match="none gave a finite score"):
+        search_swift(lambda sampler: len(list(sampler)) * float("nan"), features, trials=2, optimizer="random")
+    with pytest.raises(TypeError, match="must return its score or a Trainer"):
+        search_swift(lambda sampler: list(sampler) and None, features, trials=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trials": 0}, "trials=0"),
+        ({"optimizer": "cma"}, "optimizer='cma'"),
+        ({"transform": "log"}, "transform='log'"),
+        ({"parallel": 0}, "parallel=0"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        search(**options)
+
+
+def test_a_trainer_is_trained_and_its_metric_read():
+    class Trainer:  # the two methods that the search uses; the real one is tried in tests/integration
+        def __init__(self, sampler):
+            self.sampler = sampler
+
+        def train(self):
+            self.score = share_of_right(self.sampler)
+
+        def evaluate(self):
+            return {"eval_loss": -self.score, "eval_share": self.score}
+
+    features = planted()[0]
+    by_loss = search_swift(Trainer, features, trials=9, optimizer="random")
+    by_share = search_swift(Trainer, features, trials=9, optimizer="random", metric="eval_share")
+    assert by_loss.law == by_share.law == search(trials=9, optimizer="random", seed=0).law
+    with pytest.raises(TamisError, match=r"metric='eval_f1'.*eval_loss, eval_share"):
+        search_swift(Trainer, features, trials=1, metric="eval_f1")
+
+
+# ---- the search space
+
+
+@given(st.lists(st.floats(0, 1), min_size=8, max_size=8))
+def test_every_point_is_a_law_with_its_highest_height_1(point):
+    law = law_of(np.array(point))
+    assert max(law.heights) == 1.0
+    assert law.coefficients[0] >= 0
+    assert np.hypot(*law.coefficients) == pytest.approx(1)
+    assert len(law.to_vector()) == 10
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=5, max_size=5).filter(lambda v: max(v) > 0.01),
+    st.lists(st.floats(0, 1), min_size=3, max_size=3),
+    st.floats(-1, 1),
+)
+def test_every_law_of_the_paper_is_some_point(heights, knots, c2):
+    v = np.array(heights) / max(heights)
+    c = np.array([1.0, c2]) / np.hypot(1.0, c2)
+    point = np.concatenate([knots, (np.diff(v) + 1) / 2, [np.arcsin(c[1]) / np.pi + 0.5]])
+    law = law_of(point)
+    assert law.knots == pytest.approx(sorted(knots))
+    assert law.heights == pytest.approx(v, abs=1e-9)
+    assert law.coefficients == pytest.approx(c, abs=1e-9)
+
+
+def test_dimensions():
+    assert [dimensions(n) for n in (1, 2, 3)] == [7, 8, 9]
+    law = law_of(np.full(9, 0.5))
+    assert law.coefficients == pytest.approx((1.0, 0.0, 0.0))
+    with pytest.warns(NoEffectWarning):  # the middle of the cube is uniform
+        FeatureTables(planted()[0]).weights(law_of(np.full(8, 0.5)))
+
+
+# ---- kill -9
+
+CHILD = """
+import sys, time
+from tests.unit import test_swift_search as t
+def slow(sampler):
+    time.sleep(float(sys.argv[2]))
+    return t.share_of_right(sampler)
+t.search_swift(slow, t.planted()[0], trials=12, optimizer="tpe", seed=3, out=sys.argv[1])
+"""
+
+
+def test_kill_9_and_going_on_gives_the_same_policy_bit_for_bit(tmp_path):
+    journal = tmp_path / "journal.jsonl"
+    for lines in (4, 10):  # among the first points, and among those that depend on scores
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(tmp_path), "0.3"], env={**os.environ, "PYTHONPATH": "."}
+        )
+        deadline = time.monotonic() + 120
+        while not journal.exists() or journal.read_bytes().count(b"\n") < lines:
+            assert time.monotonic() < deadline
+            assert child.poll() is None
+            time.sleep(0.02)
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        assert not (tmp_path / "policy.json").exists()
+    with journal.open("ab") as file:
+        file.write(b'{"trial": 10, "po')  # as a crash in the midst of a write leaves it
+    policy = search(out=tmp_path)
+    whole = search()
+    assert policy == whole
+    assert policy.search == whole.search
