@@ -14,7 +14,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from tamis._core.distributed import is_distributed
+from tamis._core.distributed import broadcast_object, is_distributed
 from tamis._core.errors import NoEffectWarning, NotPolarisedError, TamisError
 from tamis._core.state import from_jsonable, to_jsonable
 from tamis.callbacks.base import check_length, check_sampler
@@ -104,11 +104,14 @@ class PruningCallback(_ComponentCallback):
         pruner: a `Pruner`, or a `Regularizer` (penalty only).
         prune_at_end: cut when training ends (the best model, with ``load_best_model_at_end``). If the gates
             have not polarised, nothing is cut and a `NoEffectWarning` says what to do.
+        prune_options: keywords for ``pruner.prune``, e.g. ``consumers``. Unless they hold ``example_inputs``, the
+            first rows of the training set are used: the cut finds and checks with them what it may slice.
     """
 
-    def __init__(self, pruner: Regularizer | None = None, *, prune_at_end: bool = True) -> None:
+    def __init__(self, pruner: Regularizer | None = None, *, prune_at_end: bool = True, **prune_options: Any) -> None:
         super().__init__(pruner)
         self.prune_at_end = prune_at_end
+        self.prune_options = prune_options
         self.plan: Any = None
         self._trainer: Any = None  # set by attach
         self._in_loss = False
@@ -171,13 +174,25 @@ class PruningCallback(_ComponentCallback):
         if not (self.prune_at_end and isinstance(self.component, Pruner)) or self.plan is not None:
             return
         try:
-            self.plan = self.component.prune(kwargs["optimizer"])
+            options = dict(self.prune_options)
+            if "example_inputs" not in options:
+                options["example_inputs"] = _first_rows(kwargs["train_dataloader"])
+            self.plan = self.component.prune(kwargs["optimizer"], **options)
         except NotPolarisedError as error:
             warnings.warn(f"nothing was cut: {error}", NoEffectWarning, stacklevel=2)
             return
         if self._trainer is not None:  # a second train() must wrap the new parameters and build its optimizer anew
             self._trainer.model_wrapped = self._trainer.model
             self._trainer.optimizer = self._trainer.lr_scheduler = None
+
+
+def _first_rows(loader: Any, count: int = 64) -> Any:
+    """The first rows of the loader's data set as one batch on its device, the same on every rank."""
+    from accelerate.utils import send_to_device
+
+    dataset, indices = loader.dataset, list(range(min(count, len(loader.dataset))))
+    rows = dataset.__getitems__(indices) if hasattr(dataset, "__getitems__") else [dataset[i] for i in indices]
+    return send_to_device(broadcast_object(loader.collate_fn(rows)), loader.device)
 
 
 def attach_sampler(trainer: Any, sampler: Any) -> SamplerCallback:

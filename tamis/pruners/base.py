@@ -51,18 +51,26 @@ class Regularizer(ABC):
 class Pruner(Regularizer):
     """A regularizer that learns what to remove while a model trains, and removes it at the end."""
 
-    def begin(self, total_steps: int) -> None:  # noqa: B027  (optional hook)
+    def begin(self, total_steps: int) -> None:
         """Told by the trainer how many optimizer steps the training will have; resets nothing."""
 
-    def step(self, *, grad_scale: float = 1.0) -> None:  # noqa: B027  (optional hook)
+    def step(self, *, grad_scale: float = 1.0) -> None:
         """Called once after each optimizer step. ``grad_scale``: the AMP loss scale still in gate gradients."""
 
     def skip_step(self) -> None:
         """Called instead of `step` when the optimizer skipped its step (AMP overflow): drop gate gradients."""
 
     @abstractmethod
-    def prune(self, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """Make the model physically smaller; transplant ``optimizer``'s state; return the `PruningPlan`."""
+    def prune(self, optimizer: Any = None, *, example_inputs: Any = None) -> Any:
+        """Make the model physically smaller and return the `PruningPlan`.
+
+        Args:
+            optimizer: its state is transplanted to the smaller parameters; wrappers are unwrapped.
+            example_inputs: a batch to run the model on, where the cut can use one.
+
+        Raises:
+            NotPolarisedError: what to cut is not decided yet; nothing was changed.
+        """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

@@ -1,0 +1,165 @@
+"""The demo: a DeepFM on real rows, once as it is and once with DimReg, through Hugging Face Trainer.
+
+    make demo                                   # UCI Adult, shipped in examples/data
+    make demo DATA=table.parquet LABEL=clicked  # your own table
+
+Prints one table and writes pictures and a self-contained report.html.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+sys.path.insert(0, str(Path(__file__).parent))
+from ctr_models import DeepFM
+from report import draw_curve, draw_dims, draw_gates, write_report
+from tabular import Table, collate, load_table
+
+from tamis.callbacks import attach
+from tamis.pruners import DimReg
+
+DIM, BATCH, EPOCHS, LEARNING_RATE, HIDDEN = 32, 512, 4, 3e-3, (64, 32)
+KEEP = 0.2
+CURVE = (0.5, 0.1, 0.05)  # further keep shares for the picture
+SMALL_DIMS = (16, 6, 3, 2)  # the rival: every table equally narrow from the start
+
+
+@dataclass
+class Result:
+    """One trained model and what it costs."""
+
+    name: str
+    auc: float
+    parameters: int
+    disk_bytes: int
+    rows_per_second: float
+    seconds: float
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the demo; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default=Path(__file__).parent / "data" / "adult.parquet", help=".parquet or .csv")
+    parser.add_argument("--label", default="label", help="the label column, with two values")
+    parser.add_argument("--out", default="demo", help="folder for the pictures and the report")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    args = parser.parse_args(argv)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    train, test, sizes = load_table(args.data, args.label)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"{Path(args.data).name}: {len(train):,} training rows, {len(test):,} test rows, {len(sizes)} fields")
+
+    jobs: list[tuple[str, int, float | None]] = [("full", DIM, None), ("DimReg", DIM, KEEP)]
+    jobs += [(f"DimReg {keep:g}", DIM, keep) for keep in CURVE]
+    jobs += [(f"d = {dim}", dim, None) for dim in SMALL_DIMS]
+    results, main_pruner, gates_before = [], None, None
+    for name, dim, keep in tqdm(jobs, desc="models", leave=False):
+        model, pruner, seconds = train_one(train, sizes, dim, keep, args.epochs, out)
+        results.append(measure(name, model, test, seconds, out))
+        if name == "DimReg":
+            main_pruner = pruner
+            gates_before, gates_after = pruner.gates_at_start, pruner.gates_at_end
+    report = main_pruner.pruner.report
+    full, small = results[0], results[1]
+    pictures = [
+        draw_gates(gates_before, gates_after, out / "gates.png"),
+        draw_dims(report, out / "dimensions.png"),
+        draw_curve(results, out / "auc_against_parameters.png"),
+    ]
+    page = write_report(out / "report.html", Path(args.data).name, [full, small], results[2:], str(report), pictures)
+    print_table([full, small])
+    print(f"\n{report}\n\nPictures and report: {page}")
+    return 0
+
+
+class Watched:
+    """A pruner and its gates at both ends of the training."""
+
+    def __init__(self, pruner: DimReg) -> None:
+        self.pruner, self.gates_at_start = pruner, pruner.gates
+        self.gates_at_end = self.gates_at_start
+
+
+def train_one(
+    data: Table, sizes: dict[str, int], dim: int, keep: float | None, epochs: int, out: Path
+) -> tuple[DeepFM, Any, float]:
+    """Train a DeepFM with Trainer; with ``keep``, DimReg prunes it at the end. Seconds of ``train()`` come along."""
+    torch.random.default_generator.manual_seed(0)  # the same start for every model of one width
+    model = DeepFM(sizes, dim=dim, hidden=HIDDEN)
+    arguments = TrainingArguments(
+        output_dir=str(out / "trainer"),
+        per_device_train_batch_size=BATCH,
+        num_train_epochs=epochs,
+        learning_rate=LEARNING_RATE,
+        weight_decay=0.01,
+        save_strategy="no",
+        report_to=[],
+        logging_strategy="no",
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    trainer = Trainer(model, arguments, train_dataset=data, data_collator=collate)
+    trainer.remove_callback(PrinterCallback)
+    watched = None
+    if keep is not None:
+        watched = Watched(DimReg(model, keep=keep))
+        attach(trainer, watched.pruner, prune_at_end=False)  # by hand below: the picture needs the gates before the cut
+    start = time.perf_counter()
+    trainer.train()
+    if watched is not None:
+        watched.gates_at_end = watched.pruner.gates
+        watched.pruner.prune(example_inputs={"features": data.features[:256].to(model.bias.device)})
+    return model, watched, time.perf_counter() - start
+
+
+def measure(name: str, model: DeepFM, test: Table, seconds: float, out: Path) -> Result:
+    """Test AUC, embedding parameters, bytes of the saved weights, and inference speed at batch 2,048 on the CPU."""
+    from safetensors.torch import save_file
+    from sklearn.metrics import roc_auc_score
+
+    model = model.cpu().eval()
+    batches = test.features.split(2048)
+    with torch.inference_mode():
+        logits = torch.cat([model(batch)["logits"] for batch in batches])
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            for batch in batches:
+                model(batch)
+            times.append(time.perf_counter() - start)
+    file = out / "trainer" / "weights.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, str(file))
+    parameters = sum(p.numel() for p in model.embeddings.parameters())
+    auc = roc_auc_score(test.labels.numpy(), logits.numpy())
+    return Result(name, auc, parameters, file.stat().st_size, len(test) / statistics.median(times), seconds)
+
+
+def print_table(results: list[Result]) -> None:
+    """The comparison, one column per model."""
+    rows = [
+        ("test AUC", [f"{r.auc:.4f}" for r in results]),
+        ("embedding parameters", [f"{r.parameters:,}" for r in results]),
+        ("bytes on disk", [f"{r.disk_bytes:,}" for r in results]),
+        ("inference rows/s", [f"{r.rows_per_second:,.0f}" for r in results]),
+        ("training time, s", [f"{r.seconds:.1f}" for r in results]),
+    ]
+    print(f"\n{'':24}" + "".join(f"{r.name:>14}" for r in results))
+    for title, cells in rows:
+        print(f"{title:24}" + "".join(f"{cell:>14}" for cell in cells))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
