@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import reprlib
@@ -93,7 +92,6 @@ def read_document(folder: Path, *, allow_edited: bool = False, follow_links: boo
             raw.decode(),
             object_pairs_hook=_unique,
             parse_constant=_refuse_constant,
-            parse_float=_finite,
             parse_int=_short_int,
         )
         found = _own_digest(document) if isinstance(document, dict) else ""
@@ -219,13 +217,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        raise ValueError(f"number {digits[:20]} is too large")
-    return number
 
 
 def _short_int(digits: str) -> int:

@@ -274,7 +274,7 @@ def bombs(document: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
         for depth in (10_000, 1_000_000):
             yield f"nested {opening}", (opening * depth + closing * depth).encode()
             yield f"nested in spec {opening}", text.replace('"spec": {', f'"spec": {opening * depth} {{', 1).encode()
-    for item in ("[]", "{}", '"ab"', "1.5", "null"):
+    for item in ("[]", '"ab"'):
         items = ",".join([item] * (cap // (len(item) + 1) - 100))
         yield f"wide {item}", f"[{items}]".encode()
         yield f"wide, below the cap on values: {item}", f"[{','.join([item] * 400_000)}]".encode()
