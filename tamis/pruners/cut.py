@@ -137,6 +137,10 @@ def _check(model: nn.Module, kept: Mapping[str, Tensor]) -> tuple[dict[str, list
                 f"kept[{path!r}]: must be the path of an nn.Embedding or nn.EmbeddingBag inside the model; "
                 f"it has {', '.join(embeddings) or 'none'}"
             )
+        if nn.utils.parametrize.is_parametrized(embeddings[path]):
+            raise TypeError(
+                f"kept[{path!r}]: is parametrised; call torch.nn.utils.parametrize.remove_parametrizations first"
+            )
         weight = embeddings[path].weight
         check_index(f"kept[{path!r}]", index, weight.shape[1])
         owner = owners.setdefault(id(weight), path)
@@ -198,28 +202,27 @@ def _check_forward(path: str, module: Any, kept: Tensor) -> None:
     Raises:
         TypeError: it does not, or it cannot be tried.
     """
-    cause: Exception | None = None
-    if nn.utils.parametrize.is_parametrized(module):
-        problem = "is parametrised; call torch.nn.utils.parametrize.remove_parametrizations first"
-    elif type(module).forward in (nn.Embedding.forward, nn.EmbeddingBag.forward):
+    if type(module).forward in (nn.Embedding.forward, nn.EmbeddingBag.forward):
         return
-    else:
-        ids = torch.arange(min(len(module.weight), 64), device=module.weight.device)
-        ids = ids[:, None] if isinstance(module, nn.EmbeddingBag) else ids
-        weight, flag = module.weight, module.training
-        try:
-            with torch.no_grad():
-                wide = module.eval()(ids)
-                module.weight, module.embedding_dim = nn.Parameter(narrow_columns(weight, kept)), len(kept)
-                if torch.equal(module(ids), narrow_columns(wide, kept)):
-                    return
-        except Exception as error:  # somebody else's forward
-            cause = error
-        finally:
-            module.weight, module.embedding_dim = weight, weight.shape[1]
-            module.train(flag)
-        problem = "has a forward of its own that gives other numbers on a narrow table; fold it into the weight first"
-    raise TypeError(f"kept[{path!r}]: a {type(module).__name__}, which {problem}") from cause
+    cause: Exception | None = None
+    ids = torch.arange(min(len(module.weight), 64), device=module.weight.device)
+    ids = ids[:, None] if isinstance(module, nn.EmbeddingBag) else ids
+    weight, flag = module.weight, module.training
+    try:
+        with torch.no_grad():
+            wide = module.eval()(ids)
+            module.weight, module.embedding_dim = nn.Parameter(narrow_columns(weight, kept)), len(kept)
+            if torch.equal(module(ids), narrow_columns(wide, kept)):
+                return
+    except Exception as error:  # somebody else's forward
+        cause = error
+    finally:
+        module.weight, module.embedding_dim = weight, weight.shape[1]
+        module.train(flag)
+    raise TypeError(
+        f"kept[{path!r}]: a {type(module).__name__}, which has a forward of its own that gives other numbers on a "
+        "narrow table; fold it into the weight first"
+    ) from cause
 
 
 def _choose(

@@ -103,7 +103,8 @@ def return_wide(module: Any, kept: Tensor, width: int) -> None:
     """Make a narrow table return rows [..., width], zero except at ``kept``."""
     plain = type(module)
     if plain not in _NARROW:  # somebody's subclass, which `cut` has tried
-        _NARROW[plain] = type(f"Narrow{plain.__name__}", (_Narrow, plain), {"plain_class": plain})
+        kind = NarrowEmbedding if issubclass(plain, nn.Embedding) else NarrowEmbeddingBag
+        _NARROW[plain] = type(f"Narrow{plain.__name__}", (kind, plain), {"plain_class": plain})
     module.__class__ = _NARROW[plain]
     module.embedding_dim = width
     module.projection = None

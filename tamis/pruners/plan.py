@@ -187,7 +187,9 @@ class PruningPlan(Policy):
             PolicyError: the bytes are not a plan.
         """
         try:
-            document = json.loads(bytes(buffer.cpu().numpy().astype(np.uint8)))
+            if buffer.dtype != torch.uint8:
+                raise TypeError(f"dtype={buffer.dtype}: must be torch.uint8")
+            document = json.loads(buffer.cpu().numpy().tobytes())
             if document["schema"] != cls.schema:
                 raise ValueError(f"schema={document['schema']}: this release of tamis reads {cls.schema}")
             spec = convert_fields(document["spec"], cls._spec_hints(), "spec", loading=True)
