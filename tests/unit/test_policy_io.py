@@ -220,6 +220,16 @@ def test_what_is_not_a_regular_file_is_refused(folder: Path) -> None:
     assert tamis.load_policy(folder) == toy()
 
 
+def test_a_file_of_a_tebibyte_is_refused_without_being_read(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        size = path.stat().st_size
+        os.truncate(path, 2**40)  # sparse: takes no space
+        with pytest.raises(PolicyError, match=f"{path.name}: has {2**40} bytes"):
+            tamis.load_policy(folder)
+        os.truncate(path, size)
+    assert tamis.load_policy(folder) == toy()
+
+
 @pytest.mark.parametrize("name", ["absent", "a\0b", "x" * 5000, ""])
 def test_a_path_that_leads_nowhere_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
