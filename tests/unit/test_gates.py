@@ -181,3 +181,20 @@ class Doubled(nn.Embedding):
 def test_bad_input(model: nn.Module, tables: dict[str, str] | None, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         gates.find_tables(model, tables)
+
+
+def test_changing_the_rows_in_place_is_refused_with_the_cure() -> None:
+    module = gated(nn.Embedding(10, 4))
+    rows = module(torch.tensor([1]))
+    rows += 1
+    with pytest.raises(RuntimeError, match=r"write x = x \+ y in place of x \+= y"):
+        rows.sum().backward()
+
+
+def test_a_frozen_table_still_trains_its_gate() -> None:
+    module = gated(nn.Embedding(10, 4)).requires_grad_(False)
+    module.gate.requires_grad_()
+    weight = module.weight.clone()
+    module(torch.tensor([1, 2])).sum().backward()
+    slope = torch.sigmoid(LOGITS) * torch.sigmoid(-LOGITS)
+    assert torch.allclose(module.gate.grad, weight[1:3].sum(0) * slope, atol=1e-6)
