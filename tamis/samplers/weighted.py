@@ -43,7 +43,7 @@ __all__ = ["WeightedSampler", "effective_sample_size"]
 
 Weights = Sequence[float] | np.ndarray | torch.Tensor
 
-BLOCK = 1 << 16  # draws of one random stream: what a seek has to draw again
+BLOCK = 1 << 15  # draws of one random stream: what a seek has to draw again
 PIECE = 1 << 13  # indices in an array that is given out: as a list it still fits the cache
 STREAM = 0x77736D70  # first word of this sampler's keys: keeps its streams apart from others with the same seed
 
@@ -116,7 +116,7 @@ class WeightedSampler(StatefulSampler):
             epoch of n, in random order. Less variance and faster, but draws are not independent (two of one item
             avoid or attract each other); needs ``replacement=True``.
 
-    A seek or resume costs one block of 65 536 draws with independent replacement, else the drawing of the epoch.
+    A seek or resume costs one block of 32 768 draws with independent replacement, else the drawing of the epoch.
 
     Raises:
         TypeError: weights that are not numbers, ``replacement`` not a bool.

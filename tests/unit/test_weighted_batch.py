@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,3 +103,36 @@ def test_other_bad_arguments():
         BatchSelector(0.5, mode="best")
     with pytest.raises(ValueError, match=r"keep=0.5, but the saved selector had 0.25"):
         BatchSelector(0.5).load_state_dict(BatchSelector(0.25).state_dict())
+
+
+def test_card_runs_and_its_trainer_trains_on_what_is_kept(tmp_path):
+    from transformers import TrainingArguments
+    from transformers.modeling_outputs import SequenceClassifierOutput
+
+    card = (Path(__file__).parents[2] / "docs" / "methods" / "weighted.md").read_text()
+    names = {"__name__": "card"}
+    exec(compile("\n".join(re.findall(r"```python\n(.*?)```", card, re.S)), "weighted.md", "exec"), names)  # noqa: S102
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(3, 2)
+            self.sizes = []
+
+        def forward(self, x, labels):
+            logits = self.linear(x)
+            self.sizes.append((self.training and torch.is_grad_enabled(), len(x)))
+            return SequenceClassifierOutput(loss=torch.nn.functional.cross_entropy(logits, labels), logits=logits)
+
+    data = [{"x": torch.full((3,), float(item)), "labels": torch.tensor(item % 2)} for item in range(16)]
+    arguments = TrainingArguments(
+        str(tmp_path), per_device_train_batch_size=8, per_device_eval_batch_size=8, num_train_epochs=1,
+        use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    model = Model()
+    trainer = names["SelectiveTrainer"](model, arguments, train_dataset=data, eval_dataset=data)
+    trainer.train()
+    assert model.sizes == [(False, 8), (True, 4)] * 2
+    model.sizes.clear()
+    trainer.evaluate()
+    assert model.sizes == [(False, 8)] * 2
