@@ -52,7 +52,7 @@ class _Narrow(nn.Module):
         rows: Tensor = super().forward(*args, **kwargs)
         if self.projection is not None:
             return F.linear(rows, self.projection)
-        return rows.new_zeros(*rows.shape[:-1], self.embedding_dim).index_copy_(-1, self.kept, rows)
+        return rows.new_zeros(*rows.shape[:-1], self.embedding_dim).scatter_(-1, self.kept.expand_as(rows), rows)
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, {len(self.kept)} of {self.embedding_dim}"
