@@ -291,7 +291,9 @@ def _shard_loader(data: Dataset[Any] | DataLoader[Any], batch_size: int) -> Data
         raise TypeError(f"data={type(dataset).__name__}: must be a map-style data set, samples are drawn by index")
     if not len(dataset):
         raise ValueError("data: must hold at least one sample")
-    low, high = (len(dataset) * r // world_size() for r in (rank(), rank() + 1))
+    size = options["batch_size"]
+    count = -(-len(dataset) // size)  # whole batches to each rank: the last bits of a result depend on its batch
+    low, high = (min(count * r // world_size() * size, len(dataset)) for r in (rank(), rank() + 1))
     generator = torch_generator(0)  # else each pass would draw from the global one
     return DataLoader(Subset(dataset, range(low, high)), shuffle=False, generator=generator, **options)
 

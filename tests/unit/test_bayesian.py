@@ -7,17 +7,18 @@ from tamis._core.rng import numpy_generator
 from tamis.search.optimizers.bayesian import INITIAL, OPTIMIZERS, propose
 
 
-def bowl(point):
-    """Two hills on the unit square; the higher one, at (0.8, 0.3), is narrow."""
-    x, y = point
-    return np.exp(-40 * ((x - 0.8) ** 2 + (y - 0.3) ** 2)) + 0.6 * np.exp(-8 * ((x - 0.2) ** 2 + (y - 0.7) ** 2))
+def branin(point):
+    """Branin's function on the unit square, upside down: three global maxima of -0.398."""
+    x, y = 15 * point[0] - 5, 15 * point[1]
+    valley = y - 5.1 / (4 * np.pi**2) * x**2 + 5 / np.pi * x - 6
+    return -(valley**2 + 10 * (1 - 1 / (8 * np.pi)) * np.cos(x) + 10)
 
 
 def best_of(optimizer, seed, trials):
     history = []
     while len(history) < trials:
         count = INITIAL if not history else 1
-        history += [(p, float(bowl(p))) for p in propose(optimizer, history, count, 2, seed=seed)]
+        history += [(p, float(branin(p))) for p in propose(optimizer, history, count, 2, seed=seed)]
     return max(score for _, score in history)
 
 
@@ -49,7 +50,7 @@ def test_the_first_points_do_not_depend_on_scores(optimizer):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_duplicates_equal_scores_and_failures_do_no_harm(optimizer):
+def test_duplicates_equal_scores_and_failures_do_no_harm(optimizer, capsys):
     point = np.array([0.5, 0.5, 0.5])
     for history in (
         [(point, 1.0)] * 10,  # one point, again and again
@@ -58,13 +59,13 @@ def test_duplicates_equal_scores_and_failures_do_no_harm(optimizer):
         [*some_history(9), (point, None)],
     ):
         assert np.isfinite(propose(optimizer, history, 1, 3, seed=0)).all()
+    assert capsys.readouterr().out == ""
 
 
 def test_gp_ucb_beats_random_on_a_2d_function():
     """At 24 evaluations in at least 80 % of the seeds."""
-    seeds = range(10)
-    wins = sum(best_of("gp-ucb", seed, 24) > best_of("random", seed, 24) for seed in seeds)
-    assert wins >= 8
+    wins = sum(best_of("gp-ucb", seed, 24) > best_of("random", seed, 24) for seed in range(5))
+    assert wins >= 4
 
 
 def test_unknown_optimizer():

@@ -8,22 +8,24 @@ symbol  here             meaning
 ======= ================ ==============================================================================
 z       a row of points  [D] in [0, 1]
 O_t     ``history``      the pairs (z_j, score_j), j < t; a score of None is a failed trial
-m, k    GP of gp-ucb     constant mean (that of the scores) and RBF kernel with one fitted length scale
-sigma^2 `NOISE`          noise, as a share of the scores' variance
+m, k    GP of gp-ucb     constant mean (that of the scores) and RBF kernel, one length scale and variance, fitted
+sigma^2 `NOISE_BOUNDS`   noise, fitted between these shares of the scores' variance
 kappa   `KAPPA`          weight of the standard deviation in the acquisition, mean + kappa * std
 ======= ================ ==============================================================================
 
 Nothing is kept between calls: a search that is resumed from its journal goes on bit for bit, and a proposal never
 depends on how many processes there are.
 
-**Unstated** in the paper: kappa (2 here), the noise (a tenth of the variance; bayesian-optimization's default of 1e-6
-believes every score exactly), the first points (8 of a scrambled Sobol sequence, for every optimizer but random).
+**Unstated** in the paper: kappa (2 here), the noise (fitted; bayesian-optimization's default of 1e-6 believes every
+score exactly), the first points (8 of a scrambled Sobol sequence, for every optimizer but random).
 """
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -37,7 +39,7 @@ History = Sequence[tuple[np.ndarray, float | None]]
 
 INITIAL = 8
 KAPPA = 2.0
-NOISE = 0.1
+NOISE_BOUNDS = (1e-5, 1.0)
 
 
 def propose(optimizer: str, history: History, count: int, dim: int, *, seed: int) -> np.ndarray:
@@ -89,7 +91,8 @@ def _gp_ucb(known: list[tuple[np.ndarray, float]], dim: int, seed: int) -> np.nd
     """The maximum of mean + kappa std under a Gaussian process (bayesian-optimization)."""
     try:
         from bayes_opt import BayesianOptimization, acquisition
-        from sklearn.gaussian_process.kernels import RBF
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
     except ImportError as error:
         raise ImportError("optimizer='gp-ucb': needs pip install 'tamis[search]'") from error
     names = [f"z{i:03d}" for i in range(dim)]
@@ -101,9 +104,15 @@ def _gp_ucb(known: list[tuple[np.ndarray, float]], dim: int, seed: int) -> np.nd
         allow_duplicate_points=True,
         verbose=0,
     )
-    search.set_gp_params(kernel=RBF(length_scale=0.5, length_scale_bounds=(0.05, 10.0)), alpha=NOISE)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a duplicate point, a length scale at its bound: both are fine here
+    signal = ConstantKernel(1.0, (0.1, 10.0)) * RBF(0.5, (0.05, 10.0))
+    fitted = GaussianProcessRegressor(
+        signal + WhiteKernel(0.1, NOISE_BOUNDS), normalize_y=True, n_restarts_optimizer=1, random_state=seed
+    )
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # duplicate points are printed, not warned of
+        warnings.simplefilter("ignore")  # a parameter at its bound is fine here
+        fitted.fit(np.stack([point for point, _ in known]), [score for _, score in known])
+        # the noise goes into alpha, so that the acquisition's std is that of the function, not of a noisy score
+        search.set_gp_params(kernel=fitted.kernel_.k1, alpha=fitted.kernel_.k2.noise_level, optimizer=None)
         for point, score in known:
             search.register(dict(zip(names, point.tolist(), strict=True)), score)
         best = search.suggest()
