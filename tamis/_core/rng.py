@@ -26,9 +26,15 @@ def check_seed(seed: int) -> int:
     return int(seed)
 
 
+def _sequence(key: tuple[int, ...]) -> np.random.SeedSequence:
+    """One sequence per key: the length first and two words per integer, so that no key is another's prefix."""
+    words = [word for part in key for word in (part & 0xFFFFFFFF, part >> 32)]
+    return np.random.SeedSequence([len(key), *words])
+
+
 def seed_of(*key: int) -> int:
-    """A 63-bit seed derived from the integers of ``key`` (each >= 0)."""
-    words = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    """A 63-bit seed derived from the integers of ``key`` (each in [0, 2**63))."""
+    words = _sequence(key).generate_state(1, np.uint64)
     return int(words[0] >> np.uint64(1))
 
 
@@ -39,4 +45,4 @@ def torch_generator(*key: int) -> torch.Generator:
 
 def numpy_generator(*key: int) -> np.random.Generator:
     """A fresh numpy `Generator` (SFC64, the fastest bulk generator of numpy) for the stream named by ``key``."""
-    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(key)))
+    return np.random.Generator(np.random.SFC64(_sequence(key)))

@@ -6,7 +6,9 @@ from torch import nn
 from examples.ctr_models import DeepFM
 from tamis._core.rng import torch_generator
 from tamis.pruners import DimReg, DimRegConfig
+from tamis.samplers import WeightedSampler
 
+WEIGHTS = [0.0, *(0.2 + 0.1 * k for k in range(22)), 0.0]
 FIELDS = {"user": 40, "item": 35, "day": 7}
 
 
@@ -60,3 +62,18 @@ def make_dimreg(use_num_items=False):
     model = ItemLoss(model) if use_num_items else model
     config = DimRegConfig(refresh_every=2, pair_share=0.3, warm_up=0.1, decide_by=0.5, closing=0.2, memory=0.5)
     return model, DimReg(model, keep=0.4, config=config), Clicks()
+
+
+def make_weighted(seed=3):
+    """24 items, two of weight zero, 24 independent draws."""
+    return WeightedSampler(WEIGHTS, seed=seed)
+
+
+def make_weighted_without_replacement(seed=3):
+    """All 22 items of positive weight, in a random order that prefers the heavy ones."""
+    return WeightedSampler(WEIGHTS, replacement=False, seed=seed)
+
+
+def make_systematic(seed=3):
+    """30 systematic draws from 24 items: more draws than items."""
+    return WeightedSampler(WEIGHTS, num_samples=30, method="systematic", seed=seed)

@@ -1,0 +1,58 @@
+"""Every example runs as a user would start it, at a small size."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+RUNS = {
+    "dimreg_trainer.py": ([], ["--epochs", "1"], "embedding parameters"),
+    "dimreg_accelerate.py": (TWO_PROCESSES, ["--epochs", "1", "--cpu"], "of the bytes left"),
+    "dimreg_plain_loop.py": ([], ["--epochs", "1"], "test loss"),
+}
+
+
+def run(script, launcher, options, folder):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+    command = [sys.executable, *launcher, str(EXAMPLES / script), *options]
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("script", RUNS)
+def test_example(script, tmp_path):
+    launcher, options, words = RUNS[script]
+    assert words in run(script, launcher, [*options, "--out", str(tmp_path / "out")], tmp_path)
+
+
+def test_every_example_is_run_and_short():
+    helpers = {"ctr_models.py", "tabular.py", "report.py", "demo_dimreg.py"}
+    scripts = {path.name for path in EXAMPLES.glob("*.py")} - helpers
+    assert scripts == set(RUNS)
+    assert not [name for name in scripts if len((EXAMPLES / name).read_text().splitlines()) > 120]
+
+
+def test_demo_writes_its_report(tmp_path):
+    printed = run("demo_dimreg.py", [], ["--epochs", "1", "--out", str(tmp_path / "demo")], tmp_path)
+    assert "test AUC" in printed
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert {path.name for path in (tmp_path / "demo").glob("*.png")} == {
+        "gates.png", "dimensions.png", "auc_against_parameters.png"
+    }  # fmt: skip
+
+
+def test_demo_on_the_users_own_table(tmp_path):
+    table = tmp_path / "own.csv"
+    rows = [f"u{i % 40},i{i % 33},{'yes' if (i * 7) % 11 > 5 else 'no'}" for i in range(1500)]
+    table.write_text("user,item,bought\n" + "\n".join(rows))
+    options = ["--data", str(table), "--label", "bought", "--epochs", "1", "--out", str(tmp_path / "demo")]
+    assert "embedding parameters" in run("demo_dimreg.py", [], options, tmp_path)
+    with pytest.raises(AssertionError, match="no such column"):
+        run("demo_dimreg.py", [], ["--data", str(table), "--label", "price"], tmp_path)
