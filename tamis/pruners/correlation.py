@@ -1,4 +1,4 @@
-"""Redundancy of a table's dimensions: |Pearson| over its rows, weighted by how often each row is looked up.
+"""Redundancy of a table's dimensions, over its rows, weighted by how often each row is looked up.
 
 One pass over the table in chunks: the columns are shifted by a rough mean first (so that no digits cancel, whatever
 the mean), each chunk's products are float32 GEMMs, their sums float64. Extra memory: one chunk and d x d.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["correlation", "top_pairs", "weighted_moments"]
+__all__ = ["correlation", "spectrum", "top_pairs", "weighted_moments"]
 
 CHUNK_ROWS = 4096
 SAMPLE_ROWS = 4096
@@ -52,15 +52,25 @@ def weighted_moments(table: Tensor, counts: Tensor | None = None) -> tuple[Tenso
     return shift + first, second - torch.outer(first, first)
 
 
-def correlation(table: Tensor, counts: Tensor | None = None) -> Tensor:
-    """Pearson's correlation of every two columns, Eq. (6.9), [d, d] float64 in [-1, 1].
+def correlation(covariance: Tensor) -> Tensor:
+    """Pearson's correlation of every two columns, Eq. (6.9), [d, d] in [-1, 1], from their covariance.
 
     A column without variance correlates with nothing (0, and 0 on the diagonal).
     """
-    _, covariance = weighted_moments(table, counts)
     deviation = covariance.diagonal().clamp(min=0).sqrt()
     scale = torch.where(deviation > 0, 1 / deviation, 0.0)
     return (covariance * scale[:, None] * scale[None, :]).nan_to_num(0.0).clamp(-1.0, 1.0)
+
+
+def spectrum(covariance: Tensor, live: Tensor) -> Tensor:
+    """Share of the live columns' variance along each of their principal axes, [d], largest first, then zeros.
+
+    It says how many dimensions the table really uses; a table of R rows has at most R - 1 above 0.
+    """
+    values = torch.linalg.eigvalsh(covariance[live][:, live].nan_to_num(0.0)).flip(0).clamp(min=0)
+    shares = torch.zeros_like(covariance[0])
+    shares[: len(values)] = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
+    return shares
 
 
 def top_pairs(correlations: Sequence[Tensor | None], live: Sequence[Tensor], share: float) -> tuple[Tensor, Tensor]:

@@ -24,10 +24,11 @@ Deviations (``split="mean"`` has none of the first four):
 * The split. About the mean of the gates, descent prunes everything or half, whatever t in Eq. (6.7) says. Here it
   lies where the budget is met: everything open at first, then a cubic schedule down to the target, then fixed, so
   that most of the training is left to the small model. `split_polarisation` is Eq. (6.6) with that split.
-* What is ranked: a running mean of (dL/dphi x phi)^2, the diagonal Fisher estimate of what closing the gate costs,
-  per unit of the budget; not phi itself, whose scale V can undo.
+* What is ranked, per unit of the budget, is not phi, whose scale V can undo, but a running mean of (dL/dphi x phi)^2,
+  the diagonal Fisher estimate of what closing the gate costs. It is summed per table and dealt out by the table's
+  spectrum (`spectral_score`): a table that uses few directions keeps few dimensions.
 * Gates move by mirror descent (`mirror_step`), so that one closes in a known number of steps.
-* Redundancy enters the ranking (`redundancy_discount`) and not the penalty, where it would work against the split.
+* Redundancy enters the ranking within a table (`redundancy_discount`): in the penalty it would fight the split.
 * Eq. (6.7) is the share kept, not the share pruned (`kept_share`).
 * Pairs have their own temperature in (-1, 1): at the published t > 1, Eq. (6.11) closes both gates.
 * |Pearson| is weighted by lookups, between open dimensions only, and tables below ``min_rows`` rows are left out:
@@ -50,7 +51,7 @@ from tamis._core.distributed import all_mean_
 from tamis._core.errors import NotPolarisedError
 from tamis._core.rng import torch_generator
 from tamis.pruners.base import Pruner
-from tamis.pruners.correlation import correlation, top_pairs
+from tamis.pruners.correlation import correlation, spectrum, top_pairs, weighted_moments
 from tamis.pruners.dimreg_config import CLOSED, OPEN, DimRegConfig
 from tamis.pruners.dimreg_cut import DimRegReport, cut_gated, gate_reach
 from tamis.pruners.gates import find_tables, install
@@ -65,6 +66,7 @@ from tamis.pruners.polarisation import (
     polarisation,
     polarisation_grad,
     redundancy_discount,
+    spectral_score,
     split_by_budget,
     split_polarisation,
     split_polarisation_grad,
@@ -74,6 +76,7 @@ __all__ = ["DimReg", "DimRegConfig"]
 
 COUNT_EVERY = 8  # lookups are counted on every 8th step: enough to weight rows by, and nearly free
 HALF_OPEN_ALLOWED = 0.01
+DEFAULT_REFRESH = 1000  # steps, with split="mean"; Alg. 5 says 5 epochs
 
 
 class DimReg(Pruner):
@@ -117,6 +120,7 @@ class DimReg(Pruner):
         self.report: DimRegReport | None = None
         self._widths = [table.width for table in self.tables]
         self._cost, self._budget = self._costs(keep, budget_bytes)
+        self._target = min(1.0, self._budget / float(self._cost.sum()))
         self._total_steps: int | None = None
         if total_steps is not None:
             self.begin(total_steps)
@@ -126,10 +130,12 @@ class DimReg(Pruner):
         for table, part in zip(self.tables, self._per_table(logits), strict=True):
             install(table, part)
         self._step = 0
+        self._looked: int | None = None
         self._importance = torch.zeros(count)
         self._kept = torch.ones(count, dtype=torch.bool)
         self._pairs = torch.zeros(2, 0, dtype=torch.int64)
         self._overlap = torch.zeros(0)
+        self._spectra = torch.cat([torch.full((width,), 1 / width) for width in self._widths])
         self._moments = torch.zeros(2, count)
         self._leaf = torch.zeros(count, requires_grad=True)  # takes the penalty's gradient, apart from the task's
 
@@ -154,7 +160,7 @@ class DimReg(Pruner):
         """The alpha of all tables, [n]; the pruner's own tensors follow to their device."""
         device = self.tables[0].modules[0].gate.device
         if self._importance.device != device:
-            for name in ("_importance", "_kept", "_pairs", "_overlap", "_moments"):
+            for name in ("_importance", "_kept", "_pairs", "_overlap", "_spectra", "_moments"):
                 setattr(self, name, getattr(self, name).to(device))
             self._leaf = self._leaf.detach().to(device).requires_grad_()
         return torch.cat([table.modules[0].gate.detach().to(device) for table in self.tables])
@@ -253,25 +259,36 @@ class DimReg(Pruner):
         return self._total_steps
 
     def _decide(self) -> None:
-        """Look for redundant pairs and move the split, where it is time to."""
+        """Look at the tables and move the split, where it is time to."""
         c = self.config
-        progress = 0.0 if c.split == "mean" else self._step / self._steps_in_all()
-        if progress <= c.decide_by and c.pair_share and self._step % c.refresh_every == 0:
-            self._find_pairs()
-        if c.split == "budget" and c.warm_up < progress and (self._step - 1) / self._steps_in_all() < c.decide_by:
-            everything = float(self._cost.sum())
-            share = budget_at(progress, min(1.0, self._budget / everything), c.warm_up, c.decide_by)
-            score = redundancy_discount(self._importance, self._pairs, self._overlap).cpu()
-            self._kept = split_by_budget(score, self._cost, share * everything).to(self._importance.device)
+        if c.split == "mean":
+            if c.pair_share and self._step % (c.refresh_every or DEFAULT_REFRESH) == 0:
+                self._look_at_tables()
+            return
+        total = self._steps_in_all()
+        if not c.warm_up * total < self._step <= c.decide_by * total + 1:
+            return
+        if self._looked is None or self._step - self._looked >= (c.refresh_every or max(1, total // 50)):
+            self._look_at_tables()
+        share = budget_at(self._step / total, self._target, c.warm_up, c.decide_by)
+        self._kept = split_by_budget(self._score().cpu(), self._cost, share * float(self._cost.sum()))
+        self._kept = self._kept.to(self._importance.device)
 
-    def _find_pairs(self) -> None:
-        """Lines 2 and 3 of Alg. 5: the top beta of all pairs of open dimensions by |Pearson|."""
-        large = [table.rows >= self.config.min_rows for table in self.tables]
-        overlaps = [
-            correlation(table.weight.detach(), table.lookups()).to(self._leaf.device) if enough else None
-            for table, enough in zip(self.tables, large, strict=True)
-        ]
-        live = self._per_table(self.gates >= 0.5)
+    def _score(self) -> Tensor:
+        order = redundancy_discount(self._importance, self._pairs, self._overlap)
+        parts = (self._per_table(flat) for flat in (self._importance, order, self._spectra))
+        return spectral_score(*parts)
+
+    def _look_at_tables(self) -> None:
+        """Spectra, and the top beta of all pairs of open dimensions by |Pearson| (lines 2 and 3 of Alg. 5)."""
+        self._looked = self._step
+        live, overlaps, spectra = self._per_table(self.gates >= 0.5), [], []
+        for table, alive in zip(self.tables, live, strict=True):
+            _, covariance = weighted_moments(table.weight.detach(), table.lookups())
+            covariance = covariance.to(self._leaf.device)
+            spectra.append(spectrum(covariance, alive).float())
+            overlaps.append(correlation(covariance) if table.rows >= self.config.min_rows else None)
+        self._spectra = torch.cat(spectra)
         self._pairs, self._overlap = top_pairs(overlaps, live, self.config.pair_share)
 
     def logs(self) -> dict[str, float]:
@@ -325,20 +342,28 @@ class DimReg(Pruner):
         return plan
 
     def _refuse_half_open(self) -> None:
-        reach = gate_reach(self._per_table(self.gates), self.tables)
-        half = int(((reach > self.config.threshold) & (self.gates < 0.5)).sum())
-        if half <= HALF_OPEN_ALLOWED * len(reach):
-            return
-        if self.config.split == "mean":
-            cure = "train longer, or raise gate_lr or strength"
+        phi, c = self.gates, self.config
+        half = (gate_reach(self._per_table(phi), self.tables) > c.threshold) & (phi < 0.5)
+        count, many = int(half.sum()), int((phi >= 0.5).sum())
+        spent = float(self._cost[(phi >= 0.5).cpu()].sum())
+        if count > HALF_OPEN_ALLOWED * len(phi):
+            what = (
+                f"{count} of {len(phi)} gates ({count / len(phi):.1%}) are half open, between threshold="
+                f"{c.threshold:g} and 0.5; at most 1 % may be"
+            )
+        elif c.split == "budget" and spent > self._budget * (1 + 1e-9):
+            what = f"{many} of {len(phi)} gates are open, the budget holds {spent / self._budget:.2g} times less"
         else:
-            done = f"step {self._step} of total_steps={self._total_steps}"
-            cure = f"train to the end (this is {done}), or lower decide_by={self.config.decide_by:g} or closing="
-            cure += f"{self.config.closing:g}"
+            return
+        cure = "train longer, or raise gate_lr or strength"
+        if c.split == "budget":
+            cure = (
+                f"train to the end (this is step {self._step} of total_steps={self._total_steps}; with "
+                "load_best_model_at_end the best model may be an early one), or lower "
+                f"decide_by={c.decide_by:g} or closing={c.closing:g}"
+            )
         raise NotPolarisedError(
-            f"DimReg.prune(): {half} of {len(reach)} gates ({half / len(reach):.1%}) are half open, between "
-            f"threshold={self.config.threshold:g} and 0.5; at most 1 % may be, so nothing was cut. {cure}; "
-            "or cut at 0.5 all the same: prune(force=True)"
+            f"DimReg.prune(): {what}, so nothing was cut. {cure}; or cut at 0.5 all the same: prune(force=True)"
         )
 
     # ---- state
@@ -352,6 +377,8 @@ class DimReg(Pruner):
             "kept": self._kept.clone(),
             "pairs": self._pairs.to(torch.int32),
             "overlap": self._overlap.clone(),
+            "spectra": self._spectra.clone(),
+            "looked": self._looked,
             "moments": self._moments.clone(),
         }
 
@@ -367,8 +394,8 @@ class DimReg(Pruner):
                 "load it into a DimReg of the same model"
             )
         device = self._importance.device
-        self._step, self._total_steps = int(state["step"]), state["total_steps"]
-        for name in ("importance", "kept", "overlap", "moments"):
+        self._step, self._total_steps, self._looked = int(state["step"]), state["total_steps"], state["looked"]
+        for name in ("importance", "kept", "overlap", "spectra", "moments"):
             setattr(self, f"_{name}", state[name].to(device, copy=True))
         self._pairs = state["pairs"].to(device, torch.int64, copy=True)
         for table in self.tables:

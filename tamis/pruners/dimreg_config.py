@@ -24,8 +24,9 @@ class DimRegConfig:
         temperature: t, in (-1, 1) with ``budget``. Paper: 1.2, 1.5, 1.7 or 2.
         pair_temperature: of the pairs' penalty (``mean`` only), in (-1, 1). Paper: t.
         pair_share: beta, in [0, 1]; 0 turns redundancy pruning off. Paper: 0.1.
-        refresh_every: optimizer steps between two searches for redundant pairs. Paper: 5 epochs.
-        min_rows: tables with fewer rows are not searched.
+        refresh_every: optimizer steps between two looks at the tables (spectrum, redundant pairs); None: a fiftieth
+            of the training, with ``mean`` 1000 steps. Paper: 5 epochs.
+        min_rows: tables with fewer rows are not searched for pairs.
         gate_lr: learning rate of Adam on the gates (``mean`` only). Paper: 1e-3, apparently.
         warm_up: share of the training in which every gate is open (``budget`` only).
         decide_by: share of the training after which the split is fixed (``budget`` only).
@@ -41,7 +42,7 @@ class DimRegConfig:
     temperature: float = 0.0
     pair_temperature: float = 0.0
     pair_share: float = 0.1
-    refresh_every: int = 200
+    refresh_every: int | None = None
     min_rows: int = 30
     gate_lr: float = 1e-3
     warm_up: float = 0.05
@@ -61,7 +62,8 @@ class DimRegConfig:
         for name in ("strength", "gate_lr"):
             check_range(name, getattr(self, name), low=0, open_low=True)
         check_range("pair_share", self.pair_share, low=0, high=1)
-        check_int("refresh_every", self.refresh_every, low=1)
+        if self.refresh_every is not None:
+            check_int("refresh_every", self.refresh_every, low=1)
         check_int("min_rows", self.min_rows, low=3)
         check_range("warm_up", self.warm_up, low=0, high=1, open_high=True)
         check_range("decide_by", self.decide_by, low=self.warm_up, high=1, open_low=True)

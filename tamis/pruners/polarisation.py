@@ -6,6 +6,7 @@ A gate phi lies in (0, 1); n gates of all tables stand in one vector.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ __all__ = [
     "polarisation",
     "polarisation_grad",
     "redundancy_discount",
+    "spectral_score",
     "split_by_budget",
     "split_polarisation",
     "split_polarisation_grad",
@@ -135,6 +137,25 @@ def redundancy_discount(score: Tensor, pairs: Tensor, overlap: Tensor) -> Tensor
     weaker = torch.where(score[first] < score[second], first, second)
     left = (1 - overlap.square()).to(score.dtype)
     return score * torch.ones_like(score).scatter_reduce_(0, weaker, left, "amin")
+
+
+def spectral_score(importance: Sequence[Tensor], rank_by: Sequence[Tensor], spectra: Sequence[Tensor]) -> Tensor:
+    """A table's importance, dealt out to its dimensions as variance is to its principal axes, [n].
+
+    What the k-th dimension of a table adds falls as the table's spectrum does: the sum of ``importance`` times the
+    k-th share. The dimension that stands first in ``rank_by`` gets the first share.
+
+    Args:
+        importance: per table [d], >= 0.
+        rank_by: per table [d].
+        spectra: per table [d], shares, largest first.
+    """
+    scores = []
+    for parts, order, shares in zip(importance, rank_by, spectra, strict=True):
+        score = torch.empty_like(parts)
+        score[torch.argsort(order, descending=True, stable=True)] = parts.sum() * shares.to(parts)
+        scores.append(score)
+    return torch.cat(scores)
 
 
 def mirror_step(logits: Tensor, slope: Tensor, rate: float, low: float, high: float) -> Tensor:

@@ -99,3 +99,91 @@ class Adam:
             m, v = self.m[i] / (1 - 0.9**self.t), self.v[i] / (1 - 0.999**self.t)
             out.append(x[i] - self.lr * m / (math.sqrt(v) + 1e-8))
         return out
+
+
+def weighted_covariance(table: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    x, w = table.astype(float), weights.astype(float) / weights.sum()
+    x = x - (w[:, None] * x).sum(0)
+    return (w[:, None] * x).T @ x
+
+
+def spectrum(covariance: np.ndarray, live: list[bool]) -> list[float]:
+    """Shares of the variance along the principal axes of the live columns, largest first, then zeros."""
+    kept = [j for j, alive in enumerate(live) if alive]
+    values = sorted((max(v, 0.0) for v in np.linalg.eigvalsh(covariance[np.ix_(kept, kept)])), reverse=True)
+    return [v / sum(values) for v in values] + [0.0] * (len(live) - len(kept))
+
+
+class Controller:
+    """The gates' whole training: what Alg. 5 does per step, given d task / d alpha and the tables."""
+
+    def __init__(self, logits: list[float], widths: list[int], config: dict, keep: float, total_steps: int) -> None:
+        n = len(logits)
+        self.logits, self.widths, self.c, self.total = list(logits), widths, config, total_steps
+        self.budget, self.t, self.looked = round(keep * n), 0, None
+        self.importance, self.kept = [0.0] * n, [True] * n
+        self.pairs: list[tuple[float, int, int]] = []
+        self.spectra = [[1 / d] * d for d in widths]
+        self.adam = Adam(n, config["gate_lr"])
+
+    def step(self, slopes: list[float], tables: list[np.ndarray], counts: list[np.ndarray]) -> None:
+        """slopes: d task / d alpha of this step; tables and counts: as they are after the optimizer's step."""
+        c, phi = self.c, [sigmoid(a) for a in self.logits]
+        n = len(phi)
+        if c["split"] == "mean":
+            penalty = polarisation_grad(phi, c["temperature"])
+            for _, j, k in self.pairs:
+                side = np.sign(phi[j] - phi[k])
+                penalty[j] += (c["pair_temperature"] - side) / len(self.pairs)
+                penalty[k] += (c["pair_temperature"] + side) / len(self.pairs)
+        else:
+            penalty = [c["temperature"] + (-1.0 if keep else 1.0) for keep in self.kept]
+        for i in range(n):
+            saved = slopes[i] / (1 - phi[i])
+            self.importance[i] = c["memory"] * self.importance[i] + (1 - c["memory"]) * saved**2
+        self.t += 1
+        if c["split"] == "mean":
+            grads = [slopes[i] + c["strength"] * penalty[i] * phi[i] * (1 - phi[i]) for i in range(n)]
+            self.logits = self.adam.step(self.logits, grads)
+        else:
+            rate = 12.0 / max(1.0, c["closing"] * self.total)
+            for i in range(n):
+                slope = slopes[i] / (phi[i] * (1 - phi[i])) / c["strength"] + penalty[i]
+                moved = self.logits[i] - rate * min(max(slope, -1.0), 1.0)
+                self.logits[i] = min(max(moved, -8.0), 4.0)
+        self._decide(tables, counts)
+
+    def _decide(self, tables: list[np.ndarray], counts: list[np.ndarray]) -> None:
+        c = self.c
+        if c["split"] == "mean":
+            if self.t % c["refresh_every"] == 0:
+                self._look(tables, counts)
+            return
+        if not c["warm_up"] * self.total < self.t <= c["decide_by"] * self.total + 1:
+            return
+        if self.looked is None or self.t - self.looked >= c["refresh_every"]:
+            self._look(tables, counts)
+            self.looked = self.t
+        order = redundancy_discount(self.importance, self.pairs)
+        score, offset = [0.0] * len(order), 0
+        for d, shares in zip(self.widths, self.spectra, strict=True):
+            total = sum(self.importance[offset : offset + d])
+            ranked = sorted(range(offset, offset + d), key=lambda i: -order[i])
+            for place, i in enumerate(ranked):
+                score[i] = total * shares[place]
+            offset += d
+        n = len(score)
+        share = budget_at(self.t / self.total, self.budget / n, c["warm_up"], c["decide_by"])
+        self.kept = split_by_budget(score, [1.0] * n, share * n)
+
+    def _look(self, tables: list[np.ndarray], counts: list[np.ndarray]) -> None:
+        live, offset = [], 0
+        for d in self.widths:
+            live.append(np.array([logit >= 0 for logit in self.logits[offset : offset + d]]))
+            offset += d
+        weights = [count if count.sum() else np.ones(len(count)) for count in counts]
+        self.pairs = top_pairs(tables, weights, live, self.c["pair_share"], self.c["min_rows"])
+        self.spectra = [
+            spectrum(weighted_covariance(table, weight), list(alive))
+            for table, weight, alive in zip(tables, weights, live, strict=True)
+        ]

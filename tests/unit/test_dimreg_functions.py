@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tamis.pruners import polarisation as P
-from tamis.pruners.correlation import CHUNK_ROWS, correlation, top_pairs, weighted_moments
+from tamis.pruners.correlation import CHUNK_ROWS, correlation, spectrum, top_pairs, weighted_moments
 from tests.reference import dimreg as reference
 
 gate_lists = st.lists(st.floats(0.001, 0.999), min_size=1, max_size=12)
@@ -145,14 +145,25 @@ def test_adam_is_torchs_adam() -> None:
     assert logits.tolist() == pytest.approx(plain, abs=1e-9)
 
 
+def test_a_tables_importance_is_dealt_out_by_its_spectrum() -> None:
+    importance = [torch.tensor([1.0, 3.0, 2.0]), torch.tensor([4.0])]
+    order = [torch.tensor([1.0, 0.0, 2.0]), torch.tensor([9.0])]
+    spectra = [torch.tensor([0.7, 0.3, 0.0]), torch.tensor([1.0])]
+    assert P.spectral_score(importance, order, spectra).tolist() == pytest.approx([1.8, 0.0, 4.2, 4.0])
+
+
 # ---- correlation
+
+
+def pearson(table: torch.Tensor, counts: torch.Tensor | None = None) -> torch.Tensor:
+    return correlation(weighted_moments(table, counts)[1])
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(3, 60), st.integers(2, 5), st.integers(0, 10**6))
 def test_correlation_is_the_reference(rows: int, dims: int, seed: int) -> None:
     table, counts = rng(seed).normal(size=(rows, dims)), rng(seed, 1).integers(1, 9, rows)
-    found = correlation(torch.from_numpy(table).float(), torch.from_numpy(counts))
+    found = pearson(torch.from_numpy(table).float(), torch.from_numpy(counts))
     for j, k in itertools.product(range(dims), repeat=2):
         assert float(found[j, k]) == pytest.approx(reference.pearson(table, counts, j, k), abs=1e-5)
 
@@ -163,10 +174,10 @@ def test_correlation_is_exact_whatever_the_mean(mean: float) -> None:
     base = rng(6).normal(size=(rows, 3))
     table = torch.from_numpy(base @ rng(7).normal(size=(3, 8)) + mean * rng(8).normal(size=8)).float()
     wanted = np.corrcoef(table.double().numpy(), rowvar=False)
-    assert np.abs(correlation(table).numpy() - wanted).max() < 1e-6
+    assert np.abs(pearson(table).numpy() - wanted).max() < 1e-6
     counts = torch.from_numpy(rng(9).integers(0, 5, rows))
     repeated = table.double().numpy().repeat(counts.numpy(), axis=0)
-    assert np.abs(correlation(table, counts).numpy() - np.corrcoef(repeated, rowvar=False)).max() < 1e-6
+    assert np.abs(pearson(table, counts).numpy() - np.corrcoef(repeated, rowvar=False)).max() < 1e-6
 
 
 def test_moments_of_a_table_whose_first_rows_are_not_like_the_others() -> None:
@@ -179,10 +190,22 @@ def test_moments_of_a_table_whose_first_rows_are_not_like_the_others() -> None:
 def test_a_constant_column_correlates_with_nothing() -> None:
     table = torch.from_numpy(rng(11).normal(size=(50, 3))).float()
     table[:, 1] = 7.25
-    matrix = correlation(table)
+    matrix = pearson(table)
     assert matrix[1].tolist() == [0, 0, 0]
     assert float(matrix[0, 0]) == pytest.approx(1)
-    assert not correlation(table, torch.zeros(50)).any()
+    assert not pearson(table, torch.zeros(50)).any()
+
+
+def test_the_spectrum_counts_the_directions_in_use() -> None:
+    low_rank = rng(15).normal(size=(500, 2)) @ rng(16).normal(size=(2, 6))
+    _, covariance = weighted_moments(torch.from_numpy(low_rank).float())
+    shares = spectrum(covariance, torch.tensor([True] * 5 + [False]))
+    assert shares.shape == (6,)
+    assert float(shares.sum()) == pytest.approx(1)
+    assert int((shares > 1e-6).sum()) == 2
+    wanted = np.linalg.eigvalsh(np.cov(low_rank[:, :5], rowvar=False, bias=True))[::-1]
+    assert shares[:2].tolist() == pytest.approx((wanted / wanted.sum())[:2].tolist(), rel=1e-4)
+    assert not spectrum(covariance, torch.zeros(6, dtype=torch.bool)).any()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
@@ -192,7 +215,7 @@ def test_top_pairs_are_the_reference(share: float) -> None:
     weights = [rng(14, i).integers(1, 9, len(table)) for i, table in enumerate(tables)]
     wanted = reference.top_pairs(tables, weights, live, share, min_rows=30)
     matrices = [
-        correlation(torch.from_numpy(table), torch.from_numpy(weight)) if len(table) >= 30 else None
+        pearson(torch.from_numpy(table), torch.from_numpy(weight)) if len(table) >= 30 else None
         for table, weight in zip(tables, weights, strict=True)
     ]
     pairs, overlap = top_pairs(matrices, [torch.from_numpy(alive > 0) for alive in live], share)
