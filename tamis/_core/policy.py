@@ -38,6 +38,7 @@ PolicyClass = TypeVar("PolicyClass", bound="type[Policy]")
 
 # tamis' own kinds, imported when a file of that kind is loaded. One line per method.
 _BUILTIN = {
+    "label_aware": "tamis.transforms.label_aware_policy:LabelAwarePolicy",
     "pruning_plan": "tamis.pruners.plan:PruningPlan",
     "swift": "tamis.samplers.swift:SwiftPolicy",
 }

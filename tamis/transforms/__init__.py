@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "LabelAwarePolicy": "tamis.transforms.label_aware_policy",
     "OPERATIONS": "tamis.transforms.ops",
     "apply_operations": "tamis.transforms.ops",
 }
