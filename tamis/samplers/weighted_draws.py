@@ -148,8 +148,8 @@ def race(
     """The first ``count`` of the exponential race, in order of arrival, as packed keys [count] and their tags.
 
     Items of weight zero never arrive. ``limit`` only saves work: of the items that would arrive later, most are
-    dismissed by one comparison, since E = -log(1 - u) >= u. A limit that lets too few through is doubled, which
-    changes no arrival time.
+    dismissed by one comparison, since E = -log(1 - u) >= u. Whoever is dismissed arrives after the limit, so the
+    first ``count`` are known once that many arrive before it; otherwise it is doubled, which changes no arrival time.
 
     Args:
         weights: [N], >= 0.
@@ -163,17 +163,18 @@ def race(
     while True:
         rng = numpy_generator(*key)
         tags = Tags.of(len(weights), rng)
-        filled = 0
+        filled = in_time = 0
         for first in range(0, len(weights), CHUNK):
             scaled = np.divide(weights[first : first + CHUNK], peak, dtype=np.float64)
             uniform = rng.random(len(scaled))
             arrived = np.flatnonzero(uniform < scaled * limit if limit < math.inf else scaled)
             with np.errstate(over="ignore"):
-                keys = -np.log1p(-uniform.take(arrived)) / scaled.take(arrived)
-            keys = keys.view(np.uint64) << np.uint64(1)  # the bits of doubles >= 0 sort as the doubles do
+                times = -np.log1p(-uniform.take(arrived)) / scaled.take(arrived)
+            in_time += int(np.count_nonzero(times <= limit))
+            keys = times.view(np.uint64) << np.uint64(1)  # the bits of doubles >= 0 sort as the doubles do
             packed[filled : filled + len(keys)] = tags.pack(keys, arrived + first)
             filled += len(keys)
-        if filled >= count:
+        if in_time >= count:
             break
         limit *= 2
     packed = packed[:filled].copy() if 2 * filled < positive else packed[:filled]

@@ -32,7 +32,7 @@ def test_checks_name_argument_value_and_what_is_allowed():
     assert check_int("k", np.int64(3), low=1) == 3
     with pytest.raises(ValueError, match=r"k=9: must be in \[1, 5\]"):
         check_int("k", 9, low=1, high=5)
-    with pytest.raises(TypeError, match="k=1.5: must be an int, got float"):
+    with pytest.raises(TypeError, match=r"k=1\.5: must be an int, got float"):
         check_int("k", 1.5, low=1)
     for value in (float("nan"), 0.0, 1.5):
         with pytest.raises(ValueError, match=r"share=.*: must be finite and in \(0, 1\]"):

@@ -156,7 +156,7 @@ def test_twenty_million_items():
     assert abs((order == 19_999_999).mean() - 0.5) < 0.01
     assert 14_900_000 < np.mean(order[order < 19_999_999]) < 15_100_000
     few = np.concatenate(list(WeightedSampler(weights, 1000, replacement=False).arrays()))
-    assert few[0] == 19_999_999 or few[1] == 19_999_999
+    assert 19_999_999 in few[:30]  # half of the weight: missed 30 times in a row once in 2^30 seeds
     assert len(set(few.tolist())) == 1000
 
 
@@ -334,7 +334,7 @@ def test_bad_arguments_are_refused_at_construction():
 
 def test_integers_bools_and_bfloat16_are_weights():
     assert list(WeightedSampler([1, 2, 3])) == list(WeightedSampler([1.0, 2.0, 3.0]))
-    assert set(WeightedSampler(torch.tensor([True, False, True]))) == {0, 2}
+    assert set(WeightedSampler(torch.tensor([True, False, True]), 60)) == {0, 2}
     assert list(WeightedSampler(torch.tensor([1, 2, 3], dtype=torch.bfloat16))) == list(WeightedSampler([1, 2, 3]))
 
 

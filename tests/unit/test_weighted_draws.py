@@ -101,7 +101,8 @@ def test_race_is_the_order_of_arrival(weights, seed):
 @pytest.mark.parametrize("limit", [1e-9, 0.01, 1.0, 1e6, math.inf])
 def test_limit_of_the_race_saves_work_and_changes_nothing(limit):
     weights = skewed(CHUNK + 100, 4)
-    assert run_race(weights, 500, 5, limit=limit) == run_race(weights, 500, 5)
+    for seed in range(5, 8):  # at 0.01 about as many as are wanted get through, some of them too late
+        assert run_race(weights, 500, seed, limit=limit) == run_race(weights, 500, seed)
 
 
 def test_limit_lets_enough_and_not_many_more_arrive():
