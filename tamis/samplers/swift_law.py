@@ -221,7 +221,8 @@ def scores(cdfs: list[np.ndarray], law: SwiftLaw, transform: Steps | BinnedSteps
     table = piecewise_linear(transform.values, law.knots, law.heights)  # H once a step, not once a sample
     tau = np.empty(len(cdfs[0]))
     for part in _parts(len(tau)):
-        np.take(table, transform.positions(aggregate([f[part] for f in cdfs], law.coefficients)), out=tau[part])
+        positions = transform.positions(aggregate([f[part] for f in cdfs], law.coefficients))
+        np.take(table, positions, out=tau[part], mode="clip")  # none is out of range; "clip" saves a copy
     return tau
 
 
