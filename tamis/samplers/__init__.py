@@ -7,12 +7,14 @@ from typing import Any
 
 _PUBLIC = {
     "BatchSelector": "tamis.samplers.weighted_batch",
+    "CurriculumFeatures": "tamis.samplers.curriculum_state",
     "SampleFeatures": "tamis.samplers.features",
     "StatefulSampler": "tamis.samplers.base",
     "SwiftLaw": "tamis.samplers.swift_law",
     "SwiftPolicy": "tamis.samplers.swift",
     "SwiftSampler": "tamis.samplers.swift",
     "WeightedSampler": "tamis.samplers.weighted",
+    "curriculum_features": "tamis.samplers.curriculum_state",
     "effective_sample_size": "tamis.samplers.weighted",
     "sample_features": "tamis.samplers.features",
 }
