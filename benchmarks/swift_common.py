@@ -13,7 +13,6 @@ import json
 import math
 import platform
 import tempfile
-import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,11 +204,18 @@ def final(task: Task, sampler: Any, *, seed: int | None = None, keep: Any = None
           epochs: int = FINAL_EPOCHS) -> dict[str, float]:  # fmt: skip
     """Train from scratch; clean test accuracy after the last epoch and at the epoch that validation likes best."""
     net = make_net(seed_of(task.seed if seed is None else seed, 9), width, depth)
-    rows: list[tuple[float, float]] = []
-    train(net, task.train, sampler, epochs, keep=keep,
-          each_epoch=lambda _: rows.append((accuracy(net, task.valid), accuracy(net, task.test))))  # fmt: skip
-    valid, test = max(rows)
-    return {"last": rows[-1][1], "stopped": test, "valid": valid}
+    rows: dict[str, float] = {"valid": -1.0}
+
+    def look(epoch: int) -> None:
+        valid = accuracy(net, task.valid)
+        if valid > rows["valid"] or epoch == epochs - 1:
+            test = accuracy(net, task.test)
+            rows["last"] = test
+            if valid > rows["valid"]:
+                rows.update(valid=valid, stopped=test)
+
+    train(net, task.train, sampler, epochs, keep=keep, each_epoch=look)
+    return rows
 
 
 def paired(a: list[float], b: list[float]) -> dict[str, float]:
@@ -234,7 +240,3 @@ def write(path: Path, result: dict[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
     temporary.replace(path)
-
-
-def clock() -> float:
-    return time.process_time()

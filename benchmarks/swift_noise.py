@@ -38,8 +38,8 @@ from tamis.search.swift import law_of
 
 RESULT = Path(__file__).parent / "results" / "swift_noise.json"
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-RUNS = [(0.4, s) for s in range(5)] + [(0.0, s) for s in range(5)] + [(0.2, s) for s in range(5)]
-RUNS += [(0.4, s) for s in range(5, 8)]
+RUNS = [(0.4, s) for s in range(5)] + [(0.0, s) for s in range(5)]
+RUNS += [(0.4, s) for s in range(5, 8)] + [(0.2, s) for s in range(5)]
 
 
 def posterior_mean_choice(records: list[dict[str, Any]]) -> int:

@@ -39,6 +39,7 @@ History = Sequence[tuple[np.ndarray, float | None]]
 
 INITIAL = 8
 KAPPA = 2.0
+STARTS = 3  # of the acquisition's maximisation, the best of 10,000 random points; more cost much and change little
 NOISE_BOUNDS = (1e-5, 1.0)
 
 
@@ -90,33 +91,27 @@ def _sobol(dim: int, seed: int) -> np.ndarray:
 def _gp_ucb(known: list[tuple[np.ndarray, float]], dim: int, seed: int) -> np.ndarray:
     """The maximum of mean + kappa std under a Gaussian process (bayesian-optimization)."""
     try:
-        from bayes_opt import BayesianOptimization, acquisition
+        from bayes_opt import TargetSpace, acquisition
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
     except ImportError as error:
         raise ImportError("optimizer='gp-ucb': needs pip install 'tamis[search]'") from error
     names = [f"z{i:03d}" for i in range(dim)]
-    search = BayesianOptimization(
-        None,
-        dict.fromkeys(names, (0.0, 1.0)),
-        acquisition_function=acquisition.UpperConfidenceBound(kappa=KAPPA),
-        random_state=seed,
-        allow_duplicate_points=True,
-        verbose=0,
-    )
-    signal = ConstantKernel(1.0, (0.1, 10.0)) * RBF(0.5, (0.05, 10.0))
-    fitted = GaussianProcessRegressor(
-        signal + WhiteKernel(0.1, NOISE_BOUNDS), normalize_y=True, n_restarts_optimizer=1, random_state=seed
-    )
+    space = TargetSpace(None, dict.fromkeys(names, (0.0, 1.0)), allow_duplicate_points=True)
+    kernel = ConstantKernel(1.0, (0.1, 10.0)) * RBF(0.5, (0.05, 10.0)) + WhiteKernel(0.1, NOISE_BOUNDS)
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # duplicate points are printed, not warned of
         warnings.simplefilter("ignore")  # a parameter at its bound is fine here
-        fitted.fit(np.stack([point for point, _ in known]), [score for _, score in known])
-        # the noise goes into alpha, so that the acquisition's std is that of the function, not of a noisy score
-        search.set_gp_params(kernel=fitted.kernel_.k1, alpha=fitted.kernel_.k2.noise_level, optimizer=None)
         for point, score in known:
-            search.register(dict(zip(names, point.tolist(), strict=True)), score)
-        best = search.suggest()
-    return np.array([best[name] for name in names])
+            space.register(dict(zip(names, point.tolist(), strict=True)), score)
+        fitted = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=1, random_state=seed)
+        fitted.fit(space.params, space.target)
+        # the noise goes into alpha, so that the acquisition's std is that of the function, not of a noisy score
+        process = GaussianProcessRegressor(
+            fitted.kernel_.k1, alpha=fitted.kernel_.k2.noise_level, optimizer=None, normalize_y=True
+        )
+        bound = acquisition.UpperConfidenceBound(kappa=KAPPA)
+        best: np.ndarray = bound.suggest(process, space, n_smart=STARTS, random_state=seed)
+    return best
 
 
 def _optuna(make: Callable[..., Any]) -> Callable[[list[tuple[np.ndarray, float]], int, int], np.ndarray]:
