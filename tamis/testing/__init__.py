@@ -20,6 +20,7 @@ _PUBLIC = {
     "SamplerContract": "tamis.testing.samplers",
     "ShuffleSampler": "tamis.testing.toys",
     "ScaleL1": "tamis.testing.toys",
+    "TransformContract": "tamis.testing.transforms",
     "run_distributed": "tamis.testing.distributed",
 }
 

@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "LabelAwareAugment": "tamis.transforms.label_aware",
+    "LabelAwareDataset": "tamis.transforms.label_aware_data",
     "LabelAwarePolicy": "tamis.transforms.label_aware_policy",
     "OPERATIONS": "tamis.transforms.ops",
     "apply_operations": "tamis.transforms.ops",

@@ -1,0 +1,11 @@
+"""LabelAwareAugment keeps the transform contract, on PIL images and on tensors with two copies of each."""
+
+from tamis.testing import TransformContract
+
+
+class TestOnPil(TransformContract):
+    factory = "tests.contract.la3_factories:make_pil"
+
+
+class TestOnTensors(TransformContract):
+    factory = "tests.contract.la3_factories:make_tensors"
