@@ -61,8 +61,7 @@ from tamis.pruners.polarisation import (
     budget_at,
     given_gradient,
     mirror_step,
-    pair_polarisation,
-    pair_polarisation_grad,
+    pair_polarisation_with_grad,
     polarisation,
     polarisation_grad,
     redundancy_discount,
@@ -192,8 +191,8 @@ class DimReg(Pruner):
             value = split_polarisation(phi, self._kept, c.temperature)
             slope = split_polarisation_grad(self._kept, c.temperature)
         else:
-            value = polarisation(phi, c.temperature) + pair_polarisation(phi, self._pairs, c.pair_temperature)
-            slope = polarisation_grad(phi, c.temperature) + pair_polarisation_grad(phi, self._pairs, c.pair_temperature)
+            value, slope = pair_polarisation_with_grad(phi, self._pairs, c.pair_temperature)
+            value, slope = value + polarisation(phi, c.temperature), slope + polarisation_grad(phi, c.temperature)
         return c.strength * value, c.strength * slope
 
     # ---- training
@@ -229,6 +228,8 @@ class DimReg(Pruner):
             rate = (OPEN - CLOSED) / max(1.0, c.closing * self._steps_in_all())
             logits = mirror_step(logits, (task / (phi * rest) + penalty) / c.strength, rate, CLOSED, OPEN)
         for table, part in zip(self.tables, self._per_table(logits), strict=True):
+            if table.modules[0].counting:
+                table.merge_lookups()
             for module in table.modules:
                 module.gate.copy_(part)
                 module.counting = self._step % COUNT_EVERY == 0

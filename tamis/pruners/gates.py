@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from tamis._core.distributed import all_mean_
+from tamis._core.distributed import all_sum_
 
 __all__ = ["GatedEmbedding", "GatedEmbeddingBag", "Table", "find_tables", "install", "remove"]
 
@@ -61,23 +61,27 @@ class _Gated(nn.Module):
 
     Attributes:
         gate: [d] float32, logits; a leaf that requires grad.
-        counts: [rows] int32: how often each row was looked up while ``counting`` and training.
+        counts: [rows] int32: how often each row was looked up on counted steps, by all ranks together.
+        fresh: [rows] int32: the lookups of this rank in the step under way; no buffer, since ranks differ in it.
+        counting: whether this step is counted.
     """
 
     gate: Tensor
     counts: Tensor
+    fresh: Tensor
     counting: bool
 
     def _gated(self, rows: Tensor, ids: Tensor) -> Tensor:
         if self.counting and self.training:
             flat = ids.detach().reshape(-1)
-            self.counts.index_add_(0, flat, self.counts.new_ones(()).expand(flat.shape))
+            self.fresh.index_add_(0, flat, self.fresh.new_ones(()).expand(flat.shape))
         return _Scale.apply(rows, self.gate)  # type: ignore[no-any-return]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         gate = self.gate.detach()
         del self.gate  # a leaf in float32 it stays, whatever dtype the model is moved to
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.fresh = fn(self.fresh)
         self.register_buffer("gate", gate.to(fn(gate).device).requires_grad_())
         return self
 
@@ -140,15 +144,20 @@ class Table:
         return self.rows * self.weight.element_size()
 
     def lookups(self) -> Tensor | None:
-        """[rows] float32: how often each row was looked up, averaged over ranks; None if nothing was counted.
+        """[rows] float32: how often each row was looked up, by all ranks; None if nothing was counted.
 
         The padding row counts 0: it is looked up most and never trained.
         """
         total = torch.stack([module.counts for module in self.modules]).sum(0, dtype=torch.float32)
-        total = all_mean_(total)
         if self.modules[0].padding_idx is not None:
             total[self.modules[0].padding_idx] = 0
         return total if bool(total.any()) else None
+
+    def merge_lookups(self) -> None:
+        """Add the step's lookups of all ranks to ``counts``: the same numbers on every rank, and in a checkpoint."""
+        for module in self.modules:
+            module.counts += all_sum_(module.fresh)
+            module.fresh.zero_()
 
 
 def find_tables(model: nn.Module, tables: Mapping[str, str] | None = None) -> list[Table]:
@@ -220,6 +229,7 @@ def install(table: Table, logits: Tensor) -> None:
         module.__class__ = _GATED[type(module)]
         module.register_buffer("counts", torch.zeros(table.rows, dtype=torch.int32, device=device))
         module.register_buffer("gate", logits.detach().clone().to(device).requires_grad_())
+        module.fresh = torch.zeros(table.rows, dtype=torch.int32, device=device)
         module.counting = False
 
 
@@ -227,4 +237,4 @@ def remove(table: Table) -> None:
     """Undo `install`: the plain modules again, ungated."""
     for module in table.modules:
         module.__class__ = nn.Embedding if isinstance(module, GatedEmbedding) else nn.EmbeddingBag
-        del module.gate, module.counts, module.counting
+        del module.gate, module.counts, module.fresh, module.counting

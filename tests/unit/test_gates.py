@@ -135,6 +135,8 @@ def test_lookups_are_counted_only_when_told_and_only_in_training() -> None:
     module.eval()(ids)
     assert table.lookups() is None
     module.train()(ids)
+    assert table.lookups() is None  # not before the step is over
+    table.merge_lookups()
     assert module.counts.tolist() == [1, 2, 0, 0, 1]
     assert table.lookups().tolist() == [0, 2, 0, 0, 1]  # the padding row weighs nothing
 
