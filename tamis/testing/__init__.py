@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "CollatorContract": "tamis.testing.collators",
     "PrunerContract": "tamis.testing.pruners",
     "RegularizerContract": "tamis.testing.pruners",
     "SamplerContract": "tamis.testing.samplers",

@@ -6,11 +6,24 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "ClipView": "tamis.transforms.selectors",
+    "ConfidentFrames": "tamis.transforms.selectors",
+    "FarthestFrames": "tamis.transforms.selectors",
+    "FrameSelectionCollator": "tamis.transforms.frames",
+    "FrameSelector": "tamis.transforms.selectors",
     "LabelAwareAugment": "tamis.transforms.label_aware",
     "LabelAwareDataset": "tamis.transforms.label_aware_data",
     "LabelAwarePolicy": "tamis.transforms.label_aware_policy",
     "OPERATIONS": "tamis.transforms.ops",
+    "PairwiseFrames": "tamis.transforms.selectors",
+    "PixelEncoder": "tamis.transforms.frames_encoder",
+    "RandomFrames": "tamis.transforms.selectors",
+    "SceneFrames": "tamis.transforms.selectors",
+    "SegmentFrames": "tamis.transforms.selectors",
+    "UniformFrames": "tamis.transforms.selectors",
+    "VideoError": "tamis.transforms.decode",
     "apply_operations": "tamis.transforms.ops",
+    "open_video": "tamis.transforms.decode",
 }
 
 __all__ = list(_PUBLIC)

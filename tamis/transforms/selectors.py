@@ -98,6 +98,10 @@ class FrameSelector(ABC):
     def pick(self, view: ClipView, n: int) -> np.ndarray:
         """``n`` frames in any order, of a clip with at least ``n`` frames and the features asked for."""
 
+    def scores(self, view: ClipView) -> np.ndarray | None:
+        """How much the selector wants each frame by itself, [m], for pictures; None if it has no such number."""
+        return None
+
     def _features(self, view: ClipView) -> np.ndarray:
         return check_features(view.features if view.features is not None else np.zeros((0, 0)))
 
@@ -140,8 +144,11 @@ class ConfidentFrames(FrameSelector):
         self.head = head
 
     def pick(self, view: ClipView, n: int) -> np.ndarray:
-        order: np.ndarray = np.argsort(-confidence(self.head, self._features(view)), kind="stable")
+        order: np.ndarray = np.argsort(-self.scores(view), kind="stable")
         return order[:n]
+
+    def scores(self, view: ClipView) -> np.ndarray:
+        return confidence(self.head, self._features(view))
 
 
 class PairwiseFrames(FrameSelector):
