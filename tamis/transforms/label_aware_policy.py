@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from tamis.transforms.ops import IDENTITY, OPERATIONS
 __all__ = ["LabelAwarePolicy"]
 
 ORDERS = ("drawn", "stored")
+COMBINATIONS = math.comb(len(OPERATIONS) + 2, 3)  # of three operations, whatever their order: 816
 _NAMED = 40  # classes up to which a plot and a summary name each one
 
 
@@ -37,8 +39,8 @@ class LabelAwarePolicy(Policy):
     Attributes:
         classes: class names in label order: label i is ``classes[i]``.
         triples: uint8 [L, N, 3], places in ``operations``; one row of N triples for each class.
-        rewards: float32 [L, N], what the search expects of each triple (the change of the class' accuracy); empty
-            if it is not known.
+        rewards: float32 [L, 816], what the search expects of every combination (the change of the class' accuracy),
+            in the order of `itertools.combinations_with_replacement`; empty if it is not known.
         order: ``"drawn"``: the three are applied in an order drawn anew each time, because the search judges a
             triple whatever its order; ``"stored"``: as they stand.
         operations: the names that ``triples`` counts in.
@@ -62,8 +64,9 @@ class LabelAwarePolicy(Policy):
         if shape[1] == 0 or int(self.triples.max()) >= len(OPERATIONS):
             raise ValueError(f"triples: must hold at least one triple a class, each of 0..{len(OPERATIONS) - 1}")
         known = self.rewards.numel() > 0
-        if self.rewards.dtype != torch.float32 or (known and tuple(self.rewards.shape) != shape[:2]):
-            raise ValueError(f"rewards: must be empty or float32 {list(shape[:2])}, got {list(self.rewards.shape)}")
+        if self.rewards.dtype != torch.float32 or (known and tuple(self.rewards.shape) != (shape[0], COMBINATIONS)):
+            wanted = f"[{shape[0]}, {COMBINATIONS}]"
+            raise ValueError(f"rewards: must be empty or float32 {wanted}, got {list(self.rewards.shape)}")
         if not bool(torch.isfinite(self.rewards).all()):
             raise ValueError("rewards: must be finite")
         if self.data is None:

@@ -20,7 +20,7 @@ def policy(**values):
 
 
 def test_it_goes_through_files_with_its_class_names(tmp_path):
-    rewards = torch.linspace(-0.5, 0.1, 12).reshape(3, 4)
+    rewards = torch.linspace(-0.5, 0.1, 3 * 816).reshape(3, 816)
     saved = policy(rewards=rewards, order="stored")
     saved.save(tmp_path)
     loaded = tamis.load_policy(tmp_path)
@@ -42,8 +42,8 @@ def test_it_goes_through_files_with_its_class_names(tmp_path):
         ({"classes": ()}, "at least one"),
         ({"order": "sorted"}, "order"),
         ({"operations": ("Flip",)}, "operations"),
-        ({"rewards": torch.zeros(3, 3)}, "rewards"),
-        ({"rewards": torch.full((3, 4), float("nan"))}, "finite"),
+        ({"rewards": torch.zeros(3, 4)}, "rewards"),
+        ({"rewards": torch.full((3, 816), float("nan"))}, "finite"),
         ({"data": DataInfo(classes=("a", "b", "c"))}, "data.classes"),
     ],
 )
