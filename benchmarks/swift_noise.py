@@ -1,8 +1,8 @@
 """Does Swift Sampler find a law that ignores wrong labels? CIFAR-10 codes, symmetric noise, against its baselines.
 
-``python -m benchmarks.swift_noise [--quick] [--data PATH]``. Per run (noise rate, seed): 10,000 noisy training, 2,000
-noisy validation and 10,000 clean test samples, all disjoint. Every method ends in the same training from scratch and
-may use the validation data; the clean test data is only reported.
+``python -m benchmarks.swift_noise [--quick] [--go-on] [--data PATH]``. Per run (noise rate, seed): 10,000 noisy
+training, 2,000 noisy validation and 10,000 clean test samples, all disjoint. Every method ends in the same training
+from scratch and may use the validation data; the clean test data is only reported.
 
 ======================= ===============================================================================================
 ``uniform``             every sample once an epoch
@@ -146,12 +146,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=common.DATA)
     parser.add_argument("--quick", action="store_true", help="one seed, 9 trials; writes nothing")
+    parser.add_argument("--go-on", action="store_true", help="keep the runs that the result file has already")
     options = parser.parse_args()
     torch.set_num_threads(1)
     codes = common.encoded(options.data)
     trials = 9 if options.quick else 40
     runs: list[dict[str, Any]] = []
-    for noise, seed in [(0.4, 0)] if options.quick else RUNS:
+    if options.go_on:
+        runs = json.loads(RESULT.read_text())["runs"]
+    done = {(r["noise"], r["seed"]) for r in runs}
+    for noise, seed in [(0.4, 0)] if options.quick else [run for run in RUNS if run not in done]:
         start = time.process_time()
         runs.append({"noise": noise, "seed": seed, "methods": run(codes, noise, seed, trials)})
         runs[-1]["cpu_s"] = round(time.process_time() - start, 1)
