@@ -25,9 +25,11 @@ else:
 
 __all__ = ["main"]
 
-# kind -> "module:function" of the search that `tamis search` runs; it takes `objective`, `out` and keyword options,
-# and returns a policy. One line per method.
-_SEARCHES: dict[str, str] = {}
+# kind -> "module:function" of the search that `tamis search` runs; it takes `out` and keyword options, and returns a
+# policy. One line per method.
+_SEARCHES: dict[str, str] = {
+    "swift": "tamis.search.swift:search_swift",
+}
 _PACKAGE = Path(__file__).parent
 
 
@@ -99,9 +101,10 @@ def _search(args: argparse.Namespace) -> int:
 
 
 def _options(path: Path, search: Callable[..., Any]) -> dict[str, Any]:
-    """The keyword arguments that ``search.toml`` gives to ``search``, with the objective imported.
+    """The keyword arguments that ``search.toml`` gives to ``search``, with the user's own objects imported.
 
-    Modules are looked for beside the file first.
+    ``objective = "module:function"`` is passed as it is; any other ``"module:function"`` is called, and what it
+    returns is passed (a model, features, data). Modules are looked for beside the file first.
 
     Raises:
         UsageError: not readable, or its keys are not the function's arguments.
@@ -123,13 +126,20 @@ def _options(path: Path, search: Callable[..., Any]) -> dict[str, Any]:
         if names:
             raise UsageError(f"{path}: [search]: {word} {min(names)!r}; allowed: {_listed(allowed)}")
     sys.path.insert(0, str(path.resolve().parent))
-    objective = options["objective"]
+    return {name: _imported(path, name, value) for name, value in options.items()}
+
+
+def _imported(path: Path, name: str, value: Any) -> Any:
+    """An option's value, its ``"module:function"`` resolved."""
+    if name != "objective" and not (isinstance(value, str) and ":" in value):
+        return value
     try:
-        return {**options, "objective": _named(objective)}
+        function = _named(value)
     except (AttributeError, ImportError, TypeError, ValueError) as error:
         raise UsageError(
-            f"{path}: [search]: objective={objective!r}: must name a function as 'package.module:function' ({error})"
+            f"{path}: [search]: {name}={value!r}: must name a function as 'package.module:function' ({error})"
         ) from error
+    return function if name == "objective" else function()
 
 
 def _named(path: Any) -> Callable[..., Any]:

@@ -30,7 +30,13 @@ class StatefulSampler(Sampler[int]):
     Args:
         num_samples: indices an epoch yields, >= 1; `len` of the sampler.
         seed: in [0, 2**63); with the epoch it fixes the order.
+
+    Attributes:
+        data_size: number of items of the data set it draws from, if it knows: `tamis.callbacks.attach` then refuses
+            another data set.
     """
+
+    data_size: int | None = None
 
     def __init__(self, num_samples: int, *, seed: int = 0) -> None:
         self.num_samples = check_int("num_samples", num_samples, low=1)

@@ -141,6 +141,7 @@ class WeightedSampler(StatefulSampler):
         if num_samples is None:
             num_samples = len(checked.array) if replacement else checked.positive
         super().__init__(num_samples, seed=seed)
+        self.data_size = len(checked.array)
         self.replacement = replacement
         self.method = check_choice("method", method, ("independent", "systematic"))
         if method == "systematic" and not replacement:

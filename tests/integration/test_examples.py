@@ -14,6 +14,13 @@ RUNS = {
     "dimreg_trainer.py": ([], ["--epochs", "1"], "embedding parameters"),
     "dimreg_accelerate.py": (TWO_PROCESSES, ["--epochs", "1", "--cpu"], "of the bytes left"),
     "dimreg_plain_loop.py": ([], ["--epochs", "1"], "test loss"),
+    "swift_trainer.py": ([], ["--trials", "2"], "Swift Sampler: clean test accuracy"),
+    "swift_accelerate.py": (
+        TWO_PROCESSES,
+        ["--trials", "2", "--cpu"],
+        "2 processes; resumed equals",
+    ),
+    "swift_plain_loop.py": ([], ["--trials", "2"], "clean test accuracy"),
 }
 
 
@@ -28,7 +35,9 @@ def run(script, launcher, options, folder):
 @pytest.mark.parametrize("script", RUNS)
 def test_example(script, tmp_path):
     launcher, options, words = RUNS[script]
-    assert words in run(script, launcher, [*options, "--out", str(tmp_path / "out")], tmp_path)
+    printed = run(script, launcher, [*options, "--out", str(tmp_path / "out")], tmp_path)
+    assert words in printed
+    assert "uninterrupted: False" not in printed
 
 
 def test_every_example_is_run_and_short():

@@ -199,6 +199,26 @@ def test_an_error_in_the_users_objective_keeps_its_traceback(
         run("search", "toy_plain", "--config", path, "--out", tmp_path / "found")
 
 
+def test_swift_is_searched_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "swift_job.py").write_text(
+        "import torch\n"
+        "from tamis.samplers import SampleFeatures\n"
+        "def features():\n"
+        "    loss = torch.linspace(0, 1, 40, dtype=torch.float64)\n"
+        "    return SampleFeatures({'loss': loss}, loss + 0.1)\n"
+        "def fit(sampler):\n"
+        "    drawn = torch.tensor(list(sampler))\n"
+        "    return -float(drawn.double().mean())\n"
+    )
+    (tmp_path / "search.toml").write_text(
+        '[search]\nobjective = "swift_job:fit"\nfeatures = "swift_job:features"\ntrials = 3\noptimizer = "random"\n'
+    )
+    command = ["search", "swift", "--config", str(tmp_path / "search.toml"), "--out", str(tmp_path / "found")]
+    assert cli.main(command) == 0
+    assert cli.main(["show", str(tmp_path / "found")]) == 0
+    assert "loss" in capsys.readouterr().out
+
+
 def test_every_search_in_the_table_exists() -> None:
     for path in cli._SEARCHES.values():
         assert callable(cli._named(path))
