@@ -6,7 +6,14 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "Predictor": "tamis.search.optimizers.predictor",
+    "PredictorConfig": "tamis.search.optimizers.predictor",
+    "multisets": "tamis.search.optimizers.mrmr",
+    "select": "tamis.search.optimizers.mrmr",
+    "guided_local_search": "tamis.search.optimizers.guided_local_search",
+    "AgentConfig": "tamis.search.optimizers.actor_critic",
     "propose": "tamis.search.optimizers.bayesian",
+    "train_agent": "tamis.search.optimizers.actor_critic",
 }
 
 __all__ = list(_PUBLIC)
