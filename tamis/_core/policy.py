@@ -38,6 +38,8 @@ PolicyClass = TypeVar("PolicyClass", bound="type[Policy]")
 
 # tamis' own kinds, imported when a file of that kind is loaded. One line per method.
 _BUILTIN = {
+    "curriculum": "tamis.samplers.curriculum:CurriculumPolicy",
+    "frames": "tamis.transforms.frames_policy:FramePolicy",
     "label_aware": "tamis.transforms.label_aware_policy:LabelAwarePolicy",
     "pruning_plan": "tamis.pruners.plan:PruningPlan",
     "swift": "tamis.samplers.swift:SwiftPolicy",

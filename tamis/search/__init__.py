@@ -6,6 +6,9 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "carry_policy": "tamis.search.label_aware",
+    "search_label_aware": "tamis.search.label_aware",
+    "search_frames": "tamis.search.frames",
     "search_swift": "tamis.search.swift",
 }
 

@@ -1,0 +1,343 @@
+"""Search-Map-Search, the two stages that need labels: which frames were best, and how to tell from the features.
+
+M. Zhao et al., "Search-Map-Search: A Frame Selection Paradigm for Action Recognition", CVPR 2023 (chapter 5 of
+M. Zhao's thesis): Algorithm 4 (`search_clip`, stage 1) and Eq. (5.4) (`frames_training.train_map`, stage 2). Stage 3
+and the policy are in `tamis.transforms.frames_policy`, Guided Local Search in `tamis.transforms.frames_gls`.
+
+======= ================= ==================================================================================
+symbol  here              meaning
+======= ================= ==================================================================================
+M       `FrameModel`      frames alone -> logits, averaged over the chosen frames (TSN)
+K       ``clip_length``   frames of a clip, 30: the coarse pieces that are searched first
+C_k     clips             consecutive frames; the last may be shorter; the averaged logits stand for a clip
+S_k     ``allowed``       the frames of clip C_k, all that position k may take
+h*      the target        mean feature of the best combination, with which the map is trained
+======= ================= ==================================================================================
+
+**Deviations**: M is fitted on other videos than those it is asked about (``folds`` models); the thesis searches the
+videos M was trained on, whose losses are near 0 everywhere. Both searches of Algorithm 4 start as the thesis says
+(cheapest clip n times; then random frames), each with half the budget; the frame search's random start is one of its
+``restarts`` (best kept), because one random start decides too much where a clip has few good frames.
+
+**Unstated**: how many folds (5); optimizer, rate and epochs of the map, see `frames_training.MapConfig`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tamis._core.checks import check_int
+from tamis._core.distributed import broadcast_object, parallel_map, rank
+from tamis._core.policy import DataInfo, SearchInfo, fingerprint
+from tamis._core.progress import progress_bar
+from tamis._core.rng import check_seed, numpy_generator
+from tamis.search.frames_training import FrameModel, MapConfig, fit_frame_model, train_map
+from tamis.search.journal import Journal
+from tamis.search.optimizers.guided_local_search import GLSConfig, MeanLogitObjective, guided_local_search
+from tamis.transforms.decode import open_video
+from tamis.transforms.frames_encoder import FrameEncoder, PixelEncoder
+from tamis.transforms.frames_policy import FramePolicy, clip_features
+
+__all__ = ["MapConfig", "out_of_fold_logits", "search_clip", "search_frames"]
+
+_CHUNK = 32  # clips searched between two writes to the journal
+_THUMBNAIL, _COMPONENTS, _NEIGHBOURS = (32, 48), 48, 1
+
+Fit = Callable[[list[np.ndarray], np.ndarray, int], FrameModel]
+
+
+def search_frames(
+    videos: Sequence[Any],
+    labels: Sequence[int] | np.ndarray,
+    num_frames: int = 8,
+    *,
+    encoder: FrameEncoder | None = None,
+    logits: Sequence[np.ndarray] | None = None,
+    fit: Fit = fit_frame_model,
+    folds: int = 5,
+    clip_length: int = 30,
+    budget: int = 3000,
+    restarts: int = 2,
+    candidates: int = 256,
+    time_waves: int = 4,
+    time_weight: float = 1.0,
+    map_config: MapConfig | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+) -> FramePolicy:
+    """Learn to choose frames from videos with labels.
+
+    With several processes, call it on all of them: features, models and clips are dealt out, and all get the same
+    policy. Interrupted with ``out``, it goes on: features and logits are kept there, stage 1 is journaled.
+
+    Args:
+        videos: what `tamis.transforms.open_video` takes, or features already: float arrays [m, d].
+        labels: class of each video, 0 .. C - 1.
+        num_frames: n.
+        encoder: features of frames; default: `PixelEncoder` fitted on the videos and stored in the policy. Not for
+            features.
+        logits: out-of-fold logits of each video's frames, [m, C], if you have a model; else ``fit`` makes them.
+        fit: (features, labels, seed) -> model of single frames, one for each fold.
+        folds: number of models; each is asked only about videos it was not fitted on.
+        clip_length: K.
+        budget: most evaluations a video in stage 1, and a clip in stage 3.
+        restarts: random starts of the frame search.
+        candidates: at most this many frames of a video, evenly spread.
+        time_waves: of relative time in a feature, see `FramePolicy`.
+        time_weight: its weight.
+        map_config: stage 2.
+        seed: of folds, models, starts and map.
+        out: folder for policy, journal and what is kept.
+
+    Raises:
+        ValueError: lengths, labels or an option out of range; the message says which.
+        VideoError: a video cannot be read.
+    """
+    labels = _checked_labels(labels, len(videos), folds)
+    check_int("num_frames", num_frames, low=1)
+    check_int("clip_length", clip_length, low=1)
+    check_seed(seed)
+    map_config, kept = map_config or MapConfig(), None if out is None else Path(out)
+    features, encoder = _features(videos, encoder, candidates, kept, seed)
+    if logits is None:
+        logits = _keep(
+            kept,
+            "logits",
+            fingerprint(features, labels, folds, seed, fit.__qualname__),
+            lambda: out_of_fold_logits(features, labels, fit=fit, folds=folds, seed=seed),
+        )
+    if [len(rows) for rows in logits] != [len(rows) for rows in features]:
+        raise ValueError("logits: must be one array [m, C] a video, with a row for each candidate frame")
+    options = {"num_frames": num_frames, "clip_length": clip_length, "budget": budget, "restarts": restarts}
+    config = {**options, "seed": seed, "data": fingerprint(list(logits), labels)}
+    journal = Journal(None if kept is None else kept / "journal.jsonl", config)
+    _search_all(logits, labels, journal, options, seed)
+    chosen = [np.array(journal.records[i]["frames"]) for i in range(len(videos))]
+    stacked = np.concatenate(features)
+    std = stacked.std(0)
+    mean, std = stacked.mean(0), np.where(std > 1e-6 * max(float(std.max()), 1e-12), std, 1.0)
+    rows = [clip_features(f, mean, std, time_waves, time_weight) for f in features]
+    result = broadcast_object(
+        train_map(rows, [r[c].mean(0) for r, c in zip(rows, chosen, strict=True)], map_config, seed=seed)
+        if rank() == 0
+        else None
+    )
+    evaluations = sum(journal.records[i]["evaluations"] for i in range(len(videos)))
+    own = encoder if isinstance(encoder, PixelEncoder) else None
+    policy = FramePolicy(
+        num_frames=num_frames,
+        feature_size=features[0].shape[1],
+        map=map_config.kind,
+        width=map_config.width,
+        time_waves=time_waves,
+        time_weight=time_weight,
+        budget=budget,
+        thumbnail=own.size if own else (0, 0),
+        neighbours=own.neighbours if own else 0,
+        weights=result.weights if result else {},
+        scale={"mean": torch.from_numpy(mean).float(), "std": torch.from_numpy(std).float()},
+        encoder={"mean": own.mean, "components": own.components} if own else {},
+        profile=_profile(chosen, [len(f) for f in features]),
+        data=DataInfo(n=len(videos)),
+        search=SearchInfo(
+            seed=seed,
+            budget={"evaluations": evaluations, "sample_forwards": 3 * sum(map(len, features)) * max(folds - 1, 1)},
+            score=result.score if result else None,
+            config={**options, "folds": folds, "map": map_config.kind},
+        ),
+    )
+    if kept is not None and rank() == 0:
+        policy.save(kept)
+    return policy
+
+
+def search_clip(
+    logits: np.ndarray,
+    label: int,
+    num_frames: int,
+    *,
+    clip_length: int = 30,
+    budget: int = 3000,
+    restarts: int = 2,
+    seed: int = 0,
+) -> tuple[np.ndarray, float, int]:
+    """Stage 1 for one video, Algorithm 4: clips first, then frames inside the chosen clips.
+
+    Args:
+        logits: [m, C] of single frames, by a model that was not fitted on this video.
+        label: y.
+        num_frames: n.
+        clip_length: K.
+        budget: most evaluations, both searches together.
+        restarts: random starts of the frame search, which share its budget.
+        seed: of the starts.
+
+    Returns:
+        frames int64 [n] sorted, the loss L(M(frames), y), the evaluations spent.
+
+    Raises:
+        ValueError: the budget does not cover the losses of clips and frames.
+    """
+    objective = MeanLogitObjective(logits, label)
+    size = objective.size
+    clips = [np.arange(first, min(first + clip_length, size)) for first in range(0, size, clip_length)]
+    if budget < 2 * (len(clips) + 1) + size + restarts:
+        raise ValueError(
+            f"budget={budget}: must be at least {2 * (len(clips) + 1) + size + restarts} for {size} frames"
+        )
+    coarse = MeanLogitObjective(np.stack([objective.logits[clip].mean(0) for clip in clips]), label)
+    first = guided_local_search(coarse, num_frames, config=GLSConfig(budget=budget // 2 - size // 2))  # lines 1-3
+    allowed = [clips[k] for k in first.frames]  # line 4
+    alone = objective.costs(np.arange(size)[:, None])
+    spent = first.evaluations + size
+    best: tuple[np.ndarray, float] | None = None
+    for restart in range(restarts):
+        share = (budget - spent) // (restarts - restart)
+        rng = numpy_generator(seed, restart)
+        start = np.array([int(rng.choice(frames)) for frames in allowed])  # line 5
+        found = guided_local_search(
+            objective, num_frames, config=GLSConfig(budget=share), start=start, frame_costs=alone, allowed=allowed
+        )  # line 6
+        spent += found.evaluations
+        if best is None or found.cost < best[1]:
+            best = (found.frames, found.cost)
+        if found.exact:
+            break
+    frames, cost = best if best is not None else (first.frames, first.cost)
+    return frames, cost, spent
+
+
+def out_of_fold_logits(
+    features: list[np.ndarray], labels: np.ndarray, *, fit: Fit = fit_frame_model, folds: int = 5, seed: int = 0
+) -> list[np.ndarray]:
+    """Logits of every frame by a model that was fitted on other videos.
+
+    Args:
+        features: [m, d] of each video.
+        labels: int [V].
+        fit: as `search_frames`.
+        folds: number of models; folds are balanced over the classes.
+        seed: of folds and models.
+
+    Returns:
+        float64 [m, C] of each video, the same on every process.
+    """
+    order = numpy_generator(seed, 7).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    fold = np.empty(len(labels), dtype=np.int64)
+    fold[order] = np.arange(len(labels)) % folds
+
+    def one(number: int) -> list[tuple[int, np.ndarray]]:
+        inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+        model = fit([features[i] for i in inside], labels[inside], seed + number)
+        return [(int(i), np.asarray(model(features[i]), dtype=np.float64)) for i in outside]
+
+    found = dict(pair for pairs in parallel_map(one, list(range(folds))) for pair in pairs)
+    return [found[i] for i in range(len(features))]
+
+
+def _search_all(
+    logits: Sequence[np.ndarray], labels: np.ndarray, journal: Journal, options: dict[str, int], seed: int
+) -> None:
+    """Stage 1 over all videos that the journal lacks, spread over the processes."""
+
+    def one(number: int) -> dict[str, Any]:
+        chosen, cost, spent = search_clip(logits[number], int(labels[number]), seed=seed + number, **options)
+        return {"trial": number, "frames": chosen.tolist(), "score": -cost, "evaluations": spent}
+
+    missing = [i for i in range(len(labels)) if i not in journal.records]
+    with progress_bar(total=len(labels), desc="frames: search") as bar:
+        bar.update(len(labels) - len(missing))
+        for at in range(0, len(missing), _CHUNK):
+            journal.append(parallel_map(one, missing[at : at + _CHUNK]))
+            bar.set_postfix(loss=f"{-np.mean([record['score'] for record in journal.records.values()]):.3g}")
+            bar.update(len(missing[at : at + _CHUNK]))
+
+
+def _features(
+    videos: Sequence[Any], encoder: FrameEncoder | None, candidates: int, kept: Path | None, seed: int
+) -> tuple[list[np.ndarray], FrameEncoder | None]:
+    """Features of all videos; the encoder they are by, None if they came as features."""
+    if isinstance(videos[0], np.ndarray) and videos[0].ndim == 2:
+        if encoder is not None:
+            raise ValueError("encoder: the videos are features already; leave it out")
+        arrays = [np.asarray(video, dtype=np.float64) for video in videos]
+        wrong = [i for i, a in enumerate(arrays) if a.shape[1:] != arrays[0].shape[1:] or not np.isfinite(a).all()]
+        if wrong or not all(len(array) for array in arrays):
+            raise ValueError(f"videos[{wrong[:1] or '?'}]: features must be finite [m, {arrays[0].shape[1]}], m >= 1")
+        return arrays, None
+
+    def read(number: int, size: tuple[int, int]) -> torch.Tensor:
+        with closing(open_video(videos[number], f"number {number}")) as clip:
+            count = min(clip.num_frames, candidates)
+            places = (2 * np.arange(count, dtype=np.int64) + 1) * clip.num_frames // (2 * count)
+            return clip.frames(places, size)
+
+    model: Any = encoder
+    if encoder is None:
+        few = numpy_generator(seed, 3).permutation(len(videos))[:200]
+        clips = parallel_map(lambda i: read(int(i), _THUMBNAIL), list(few))
+        model = PixelEncoder.fit(clips, size=_THUMBNAIL, dim=_COMPONENTS, neighbours=_NEIGHBOURS)
+
+    def encode(number: int) -> np.ndarray:
+        with torch.inference_mode():
+            return torch.as_tensor(model(read(number, model.size))).double().cpu().numpy()
+
+    digest = fingerprint(len(videos), candidates, model.digest() if hasattr(model, "digest") else "")
+    with progress_bar(total=len(videos), desc="frames: features") as bar:
+
+        def all_features() -> list[np.ndarray]:
+            found = []
+            for at in range(0, len(videos), _CHUNK):
+                found += parallel_map(encode, list(range(at, min(at + _CHUNK, len(videos)))))
+                bar.update(_CHUNK)
+            return found
+
+        return _keep(kept, "features", digest, all_features), model
+
+
+def _keep(folder: Path | None, name: str, digest: str, make: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
+    """What ``make`` gives, or what it gave under the same digest and was kept in ``folder``."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    path = None if folder is None else folder / f"{name}.safetensors"
+    found = None
+    if path is not None and rank() == 0 and path.exists():
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("digest") == digest:
+                found = [file.get_tensor(f"{i:07d}").numpy() for i in range(len(file.keys()))]
+    found = broadcast_object(found)
+    if found is None:
+        found = make()
+        if path is not None and rank() == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tensors = {f"{i:07d}": torch.from_numpy(np.ascontiguousarray(rows)) for i, rows in enumerate(found)}
+            save_file(tensors, path.with_suffix(".tmp"), metadata={"digest": digest})
+            path.with_suffix(".tmp").replace(path)
+    return found
+
+
+def _profile(chosen: list[np.ndarray], sizes: list[int]) -> torch.Tensor:
+    """Share of the chosen frames in each hundredth of their clips: float32 [100], sum 1."""
+    places = np.concatenate([(frames + 0.5) / size for frames, size in zip(chosen, sizes, strict=True)])
+    counts = np.bincount((places * 100).astype(np.int64), minlength=100)
+    return torch.from_numpy(counts / counts.sum()).float()
+
+
+def _checked_labels(labels: Sequence[int] | np.ndarray, count: int, folds: int) -> np.ndarray:
+    array = np.asarray(labels)
+    if array.shape != (count,) or array.dtype.kind not in "iu" or (count and array.min() < 0):
+        raise ValueError(f"labels={list(array.shape)}: must be {count} integers >= 0, one a video")
+    check_int("folds", folds, low=2, high=max(2, count))
+    if len(np.unique(array)) < 2:
+        raise ValueError("labels: all videos have the same label; there is nothing to tell apart")
+    if count < 2 * folds:
+        raise ValueError(f"videos={count}: must be at least {2 * folds}, two for each of {folds} folds")
+    return array.astype(np.int64)

@@ -1,0 +1,247 @@
+"""Search-Map-Search end to end on planted clips: out-of-fold models, both searches, the map, resume, the policy."""
+
+import copy
+import json
+import pickle  # noqa: TID251 -- DataLoader workers pickle the selector
+
+import numpy as np
+import pytest
+import torch
+
+import tamis
+from tamis import PolicyError, TamisError
+from tamis._core.rng import numpy_generator
+from tamis.search.frames import out_of_fold_logits, search_clip, search_frames
+from tamis.search.frames_training import MapConfig, fit_frame_model, pack, train_map
+from tamis.testing.distributed import run_distributed
+from tamis.transforms import ClipView, FrameSelectionCollator, PixelEncoder, UniformFrames
+from tamis.transforms.decode import shrink
+from tamis.transforms.frames_map import make_map
+from tamis.transforms.frames_policy import clip_features
+from tests.reference import frames as slow
+
+QUICK = MapConfig(width=16, epochs=10)
+
+
+def planted(count=48, m=20, seed=0):
+    """Clips whose class shows only in frames [start, start + 4), marked by feature 0; the rest is noise."""
+    rng = numpy_generator(seed, 77)
+    labels = np.arange(count) % 3
+    clips, starts = [], rng.integers(0, m - 4, size=count)
+    for label, start in zip(labels, starts, strict=True):
+        clip = 0.5 * rng.standard_normal((m, 6))
+        clip[start : start + 4, 0] += 3.0
+        clip[start : start + 4, 1 + label] += 3.0
+        clips.append(clip)
+    return clips, labels, starts
+
+
+@pytest.fixture(scope="module")
+def policy():
+    clips, labels, _ = planted()
+    return search_frames(clips, labels, 4, folds=2, clip_length=5, budget=600, map_config=QUICK, time_waves=1, seed=1)
+
+
+def test_the_frames_it_chooses_are_the_informative_ones(policy):
+    clips, _, starts = planted(30, seed=9)
+    chosen = [policy.selector().select(ClipView(20, clip), 4) for clip in clips]
+    share = np.mean([((f >= s) & (f < s + 4)).mean() for f, s in zip(chosen, starts, strict=True)])
+    uniform = UniformFrames().select(ClipView(20), 4)
+    chance = np.mean([((uniform >= s) & (uniform < s + 4)).mean() for s in starts])
+    assert share > chance + 0.15
+    assert policy.search.score > 0.3
+    assert policy.search.budget["evaluations"] <= 48 * 600
+
+
+def test_stage_one_equals_the_slow_search_where_it_enumerates():
+    for seed in range(5):
+        logits = 2 * numpy_generator(seed).standard_normal((6, 3))
+        frames, cost, spent = search_clip(logits, 1, 2, clip_length=3, budget=400, seed=seed)
+        clips = slow.clips(6, 3)
+        means = [slow.mean([logits[i] for i in clip]) for clip in clips]
+        pairs = [(a, b) for a in range(2) for b in range(a, 2)]
+        first = min(pairs, key=lambda pair: slow.mean_logit_cost(means, 1, pair))
+        options = [(i, j) for i in clips[first[0]] for j in clips[first[1]]]
+        best = min(slow.mean_logit_cost(logits, 1, option) for option in options)
+        assert cost == pytest.approx(best, abs=1e-9)
+        assert cost == pytest.approx(slow.mean_logit_cost(logits, 1, frames), abs=1e-9)
+        assert spent <= 400
+
+
+@pytest.mark.parametrize(("m", "n", "length"), [(1, 3, 30), (7, 9, 30), (31, 4, 30), (45, 8, 10), (100, 8, 30)])
+def test_stage_one_keeps_its_budget_for_any_length(m, n, length):
+    logits = numpy_generator(m).standard_normal((m, 4))
+    frames, cost, spent = search_clip(logits, 2, n, clip_length=length, budget=700, seed=0)
+    assert frames.shape == (n,)
+    assert frames.max() < m
+    assert spent <= 700
+    assert cost <= slow.mean_logit_cost(logits, 2, [int(i) for i in range(m)] if m <= 31 else frames) + 1.0
+    with pytest.raises(ValueError, match="budget="):
+        search_clip(logits, 2, n, clip_length=length, budget=m)
+
+
+def test_models_are_never_asked_about_what_they_were_fitted_on():
+    clips, labels, _ = planted(12)
+    fitted = []
+
+    def fit(features, given, seed):
+        known = {clip.tobytes() for clip in features}
+        fitted.append(len(features))
+        assert set(given) == {0, 1, 2}
+
+        def model(clip):
+            assert clip.tobytes() not in known
+            return np.zeros((len(clip), 3))
+
+        return model
+
+    logits = out_of_fold_logits(clips, labels, fit=fit, folds=3)
+    assert fitted == [8, 8, 8]
+    assert len(logits) == 12
+
+
+def test_an_interrupted_search_ends_in_the_same_policy(tmp_path):
+    clips, labels, _ = planted(40)
+    options = {"folds": 2, "clip_length": 5, "budget": 300, "map_config": QUICK}
+    whole = search_frames(clips, labels, 3, **options)
+    first = search_frames(clips, labels, 3, out=tmp_path, **options)
+    lines = (tmp_path / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    assert len(lines) == 41
+    (tmp_path / "journal.jsonl").write_bytes(b"".join(lines[:17]) + lines[17][:20])
+    again = search_frames(clips, labels, 3, out=tmp_path, **options)
+    assert whole == first == again == tamis.load_policy(tmp_path)
+    with pytest.raises(TamisError, match="journal of another search: budget"):
+        search_frames(clips, labels, 3, out=tmp_path, **{**options, "budget": 301})
+
+
+def search_on_a_rank():
+    clips, labels, _ = planted(16)
+    found = search_frames(clips, labels, 3, folds=2, clip_length=5, budget=300, map_config=MapConfig(width=4, epochs=1))
+    return [float(tensor.double().sum()) for _, tensor in sorted(found.weights.items())]
+
+
+def test_two_processes_find_the_same_policy():
+    here = search_on_a_rank()
+    assert run_distributed("tests.unit.test_frames_search:search_on_a_rank") == [here, here]
+
+
+def test_logits_of_your_own_model_and_features_of_your_own_encoder():
+    clips, labels, _ = planted(20)
+    logits = [clip[:, 1:4] for clip in clips]
+    found = search_frames(clips, labels, 3, logits=logits, clip_length=5, budget=300, map_config=QUICK)
+    assert found.pixel_encoder() is None
+    with pytest.raises(PolicyError, match="pass it"):
+        FrameSelectionCollator(found, 3)
+    with pytest.raises(ValueError, match="one array"):
+        search_frames(clips, labels, 3, logits=logits[:-1], folds=2)
+
+
+def test_videos_in_policy_out():
+    """Pixels to policy to collator: the policy brings its own encoder."""
+    rng = numpy_generator(4)
+    videos, labels = [], np.arange(20) % 2
+    for label in labels:
+        clip = rng.integers(0, 60, (12, 3, 16, 24), dtype=np.uint8)
+        clip[4:7, :, :, 12 * label : 12 * label + 12] += 150
+        videos.append(torch.from_numpy(clip))
+    found = search_frames(videos, labels, 2, folds=2, clip_length=4, budget=300, map_config=QUICK)
+    assert isinstance(found.pixel_encoder(), PixelEncoder)
+    collate = FrameSelectionCollator(found, num_frames=2)
+    features = collate.encoder(shrink(videos[0], (32, 48)))
+    assert collate.select(videos[0]).tolist() == found.selector().select(ClipView(12, features), 2).tolist()
+    assert len(collate.plot(videos[0]).axes) == 5
+
+
+def test_the_policy_survives_files_copies_and_damage(policy, tmp_path):
+    policy.save(tmp_path)
+    loaded = tamis.load_policy(tmp_path)
+    assert loaded == policy
+    clip = planted(1, seed=3)[0][0]
+    view = ClipView(20, clip)
+    chosen = policy.selector().select(view, 4).tolist()
+    pickled = pickle.loads(pickle.dumps(loaded.selector()))  # noqa: S301
+    for selector in (loaded.selector(), copy.deepcopy(policy.selector()), pickled):
+        assert selector.select(view, 4).tolist() == chosen
+    assert "Search-Map-Search: 4 frames" in policy.summary()
+    assert len(policy.plot(tmp_path / "p.png").axes) == 1
+    with pytest.raises(PolicyError, match="features of size 5: the policy was searched on size 6"):
+        policy.selector().select(ClipView(20, clip[:, :5]), 4)
+    document = json.loads((tmp_path / "policy.json").read_text())
+    for key, value in [("width", 8), ("map", "cnn"), ("budget", 0), ("feature_size", 7), ("time_waves", 3)]:
+        wrong = copy.deepcopy(document)
+        wrong["spec"][key] = value
+        (tmp_path / "policy.json").write_text(json.dumps(wrong))
+        with pytest.raises(PolicyError):
+            tamis.Policy.load(tmp_path, allow_edited=True)
+
+
+def test_permuting_features_permutes_the_choice_without_time():
+    clips, labels, _ = planted(24)
+    found = search_frames(clips, labels, 4, folds=2, clip_length=5, budget=300, map_config=QUICK, time_waves=0)
+    order = numpy_generator(8).permutation(20)
+    for clip in clips[:5]:
+        left = found.selector().select(ClipView(20, clip), 4)
+        right = found.selector().select(ClipView(20, clip[order]), 4)
+        assert sorted(order[right]) == left.tolist()
+
+
+@pytest.mark.parametrize("kind", ["transformer", "mlp"])
+def test_padding_does_not_reach_the_prediction(kind):
+    network = make_map(kind, 6, 8, seed=3).eval()
+    clips = [numpy_generator(i).standard_normal((m, 6)) for i, m in enumerate((1, 7, 20))]
+    features, mask = pack(clips)
+    features[~mask] = 1e3
+    together = network(features, mask)
+    for i, clip in enumerate(clips):
+        torch.testing.assert_close(together[i : i + 1], network(*pack([clip])), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["transformer", "mlp"])
+def test_the_map_learns_what_can_be_learnt(kind):
+    clips, _, starts = planted(80)
+    targets = [clip[s : s + 4].mean(0) for clip, s in zip(clips, starts, strict=True)]
+    result = train_map(clips, targets, MapConfig(kind=kind, width=32, epochs=25), seed=0)
+    assert result.losses[-1] < 0.5 * result.losses[0]
+    assert result.score > 0.6
+    again = train_map(clips, targets, MapConfig(kind=kind, width=32, epochs=2), seed=5)
+    twin = train_map(clips, targets, MapConfig(kind=kind, width=32, epochs=2), seed=5)
+    assert all(torch.equal(tensor, twin.weights[name]) for name, tensor in again.weights.items())
+
+
+def test_training_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    clips, labels, _ = planted(12)
+    fit_frame_model(clips, labels, 3)
+    train_map(clips, [clip.mean(0) for clip in clips], MapConfig(width=4, epochs=1))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_time_has_the_norm_of_the_content():
+    rows = clip_features(numpy_generator(1).standard_normal((50, 8)), np.zeros(8), np.ones(8), 4, 1.0)
+    assert rows.shape == (50, 16)
+    np.testing.assert_allclose((rows[:, 8:] ** 2).sum(1), 8.0)
+
+
+def test_refusals():
+    clips, labels, _ = planted(12)
+    for change, message in [
+        ({"labels": labels[:-1]}, "labels="),
+        ({"labels": np.zeros(12, int)}, "the same label"),
+        ({"labels": labels - 1}, "integers >= 0"),
+        ({"folds": 1}, "folds=1"),
+        ({"folds": 7}, "must be at least 14"),
+        ({"num_frames": 0}, "num_frames=0"),
+        ({"clip_length": 0}, "clip_length=0"),
+        ({"encoder": PixelEncoder.pixels()}, "features already"),
+        ({"videos": [*clips[:-1], np.full((3, 6), np.nan)]}, "must be finite"),
+        ({"videos": [*clips[:-1], np.zeros((3, 5))]}, "must be finite"),
+        ({"budget": 10}, "budget=10"),
+    ]:
+        options = {"videos": clips, "labels": labels, "num_frames": 3, "folds": 2, **change}
+        with pytest.raises(ValueError, match=message):
+            search_frames(**options)
+    for wrong in ({"kind": "cnn"}, {"epochs": 0}, {"dropout": 1.0}, {"learning_rate": 0.0}, {"held_out": 0.9}):
+        with pytest.raises(ValueError):
+            MapConfig(**wrong)
+    with pytest.raises(ValueError, match="multiple of 4"):
+        make_map("mlp", 3, 6)
