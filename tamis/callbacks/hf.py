@@ -14,7 +14,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from tamis._core.distributed import broadcast_object, is_distributed
+from tamis._core.distributed import broadcast_object
 from tamis._core.errors import NoEffectWarning, NotPolarisedError, TamisError
 from tamis._core.state import from_jsonable, to_jsonable
 from tamis.callbacks.base import check_length, check_sampler
@@ -136,11 +136,6 @@ class PruningCallback(_ComponentCallback):
             raise TamisError(
                 "DeepSpeed clips and steps inside backward, so a penalty added to .grad is lost; "
                 'use tamis.callbacks.attach(trainer, pruner, penalty="loss") instead of callbacks=[PruningCallback]'
-            )
-        if self.plan is not None and is_distributed() and self._trainer is None:
-            raise TamisError(
-                "the model was cut after the first train(), but this Trainer still holds the DDP wrapper of the "
-                "old parameters; build a new Trainer with the cut model, or use tamis.callbacks.attach(trainer, pruner)"
             )
         if self.plan is None:
             self._restore(state)

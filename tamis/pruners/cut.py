@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tamis._core.distributed import is_distributed
 from tamis._core.errors import NoEffectWarning
 from tamis.pruners.narrow import embedding_modules, narrow_table, slice_linear, used_elsewhere
 from tamis.pruners.plan import BUFFER, PruningPlan, TableCut, check_index, finish_form
@@ -103,9 +104,28 @@ def cut(
     widths = {name: len(sources[name]) for name in columns}
     plan = PruningPlan(tables=tables, kept=kept, consumers=widths, columns=columns)
     plan.write_into(model)
+    if is_distributed():
+        model.register_forward_pre_hook(_refuse_stale_wrapper)
     if config is not None:
         config.tamis = {path: {"kept": len(kept[path]), "of": t.dim, "form": t.form} for path, t in tables.items()}
     return plan
+
+
+def _refuse_stale_wrapper(model: nn.Module, args: Any) -> None:
+    """Stop a `DistributedDataParallel` that was made before the cut: it would reduce tensors that are gone.
+
+    Raises:
+        RuntimeError: the wrapper that calls ``model`` does not know its present parameters.
+    """
+    wrapper: Any = nn.parallel.DistributedDataParallel._get_active_ddp_module()  # type: ignore[no-untyped-call]
+    if wrapper is None or wrapper.module is not model:
+        return
+    known = {id(parameter) for parameter in wrapper._module_parameters}
+    if any(parameter.requires_grad and id(parameter) not in known for parameter in model.parameters()):
+        raise RuntimeError(
+            f"{type(model).__name__} was cut after DistributedDataParallel wrapped it, so the processes would drift "
+            "apart; wrap the cut model again (in a Trainer: tamis.callbacks.attach(trainer, pruner) does it)"
+        )
 
 
 def _check(model: nn.Module, kept: Mapping[str, Tensor]) -> tuple[dict[str, list[Any]], dict[str, Tensor]]:
