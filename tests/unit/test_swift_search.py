@@ -163,6 +163,14 @@ def test_failed_trials_are_passed_over():
     assert policy.search.score == 2.0
 
 
+def test_one_feature_is_enough():
+    both, wrong = planted()
+    features = SampleFeatures({"loss": both.columns["loss"]}, both.gradient)
+    policy = search_swift(share_of_right, features, trials=16, optimizer="tpe")
+    assert len(policy.coefficients) == 1
+    assert policy.weights(features).numpy()[wrong].sum() < 0.25
+
+
 def test_mistakes_in_the_objective_are_named():
     features = planted()[0]
     with pytest.raises(TamisError, match="never drew from its sampler"):
@@ -236,8 +244,8 @@ def test_every_law_of_the_paper_is_some_point(heights, knots, c2):
 
 def test_dimensions():
     assert [dimensions(n) for n in (1, 2, 3)] == [7, 8, 9]
-    law = law_of(np.full(9, 0.5))
-    assert law.coefficients == pytest.approx((1.0, 0.0, 0.0))
+    assert law_of(np.full(7, 0.5)).coefficients == (1.0,)
+    assert law_of(np.full(9, 0.5)).coefficients == pytest.approx((1.0, 0.0, 0.0))
     with pytest.warns(NoEffectWarning):  # the middle of the cube is uniform
         FeatureTables(planted()[0]).weights(law_of(np.full(8, 0.5)))
 
@@ -258,9 +266,9 @@ def test_kill_9_and_going_on_gives_the_same_policy_bit_for_bit(tmp_path):
     journal = tmp_path / "journal.jsonl"
     for lines in (4, 10):  # among the first points, and among those that depend on scores
         child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(tmp_path), "0.3"], env={**os.environ, "PYTHONPATH": "."}
+            [sys.executable, "-c", CHILD, str(tmp_path), "0.15"], env={**os.environ, "PYTHONPATH": "."}
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not journal.exists() or journal.read_bytes().count(b"\n") < lines:
             assert time.monotonic() < deadline
             assert child.poll() is None
