@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +39,7 @@ def optimizers(model: nn.Module, lr: float = 1e-3, decay: float = 0.0) -> list[t
     sparse = [m.weight for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse]
     known = {id(weight) for weight in sparse}
     dense = [p for p in model.parameters() if id(p) not in known]
-    both: list[torch.optim.Optimizer] = [torch.optim.AdamW(dense, lr=lr, weight_decay=decay)]
+    both: list[torch.optim.Optimizer] = [torch.optim.AdamW(dense, lr=lr, weight_decay=decay, fused=True)]
     return both + ([torch.optim.SparseAdam(sparse, lr=lr)] if sparse else [])
 
 
@@ -65,16 +64,19 @@ def train(
     row_decay: float = 0.0,
     pruner: Any = None,
     patience_from: int = 0,
-    after_epoch: Callable[[int, list[torch.optim.Optimizer]], None] | None = None,
-    loss_term: Callable[[], Tensor] | None = None,
 ) -> Run:
     """Train; keep the weights of the best epoch (from ``patience_from`` on) by validation AUC.
 
     Args:
+        model: from `examples.ctr_models`.
+        data: its parts.
+        epochs: at most.
+        seed: of the batches' order.
+        batch: rows per step.
+        lr: of all optimizers.
+        patience_from: the first epoch that may be the best.
         row_decay: L2 on the looked-up rows of the tables.
         pruner: a `tamis.pruners.DimReg` that goes along.
-        after_epoch: called with the epoch and the optimizers, e.g. to cut.
-        loss_term: added to every batch's loss.
     """
     generator = torch.Generator().manual_seed(seed)
     both, run, best_state = optimizers(model, lr), Run(), None
@@ -87,13 +89,14 @@ def train(
         for rows in order:
             loss = model(ids[rows], labels[rows])["loss"]
             if row_decay:
-                loss = loss + row_decay * sum(
-                    t(c).square().sum() for t, c in zip(model.embeddings.values(), ids[rows].T, strict=True)
-                ) / batch
+                loss = (
+                    loss
+                    + row_decay
+                    * sum(t(c).square().sum() for t, c in zip(model.embeddings.values(), ids[rows].T, strict=True))
+                    / batch
+                )
             if pruner is not None:
                 loss = loss + pruner.penalty()
-            if loss_term is not None:
-                loss = loss + loss_term()
             for optimizer in both:
                 optimizer.zero_grad()
             loss.backward()
@@ -102,8 +105,6 @@ def train(
             if pruner is not None:
                 pruner.step()
         run.seconds += time.perf_counter() - started
-        if after_epoch is not None:
-            after_epoch(epoch, both)
         run.validation.append(auc(predict(model, data.validation[0]), data.validation[1].numpy()))
         if epoch >= patience_from and run.validation[-1] >= max(run.validation[patience_from:]):
             run.best, best_state = epoch, copy.deepcopy(model.state_dict())

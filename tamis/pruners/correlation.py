@@ -1,7 +1,7 @@
 """Redundancy of a table's dimensions, over its rows, weighted by how often each row is looked up.
 
-One pass over the table in chunks: the columns are shifted by a rough mean first (so that no digits cancel, whatever
-the mean), each chunk's products are float32 GEMMs, their sums float64. Extra memory: one chunk and d x d.
+One pass over the table in chunks that fit a core's cache: the columns are shifted by a rough mean first if theirs
+could cost digits, each chunk's products are float32 GEMMs, their sums float64. Extra memory: one chunk and d x d.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 __all__ = ["correlation", "spectrum", "top_pairs", "weighted_moments"]
 
-CHUNK_ROWS = 4096
+CHUNK_ROWS = 1024
 SAMPLE_ROWS = 4096
 
 
@@ -29,27 +29,31 @@ def weighted_moments(table: Tensor, counts: Tensor | None = None) -> tuple[Tenso
         mean [d] and covariance [d, d], float64; NaN if all weights are 0.
     """
     rows, width = table.shape
-    sample = table[:: max(1, rows // SAMPLE_ROWS)]
-    shift = sample.double().mean(0).to(torch.float32)
+    shift = _rough_mean(table)
     first = torch.zeros(width, dtype=torch.float64, device=table.device)
-    second = torch.zeros(width, width, dtype=torch.float64, device=table.device)
-    total = torch.zeros((), dtype=torch.float64, device=table.device)
+    second, total = torch.outer(first, first), first.sum()
     buffer = torch.empty(min(CHUNK_ROWS, rows), width, dtype=torch.float32, device=table.device)
-    ones = torch.ones(1, len(buffer), dtype=torch.float32, device=table.device)
+    ones = torch.ones(len(buffer), dtype=torch.float32, device=table.device)
     for start in range(0, rows, CHUNK_ROWS):
-        chunk = table[start : start + CHUNK_ROWS]
-        block = torch.sub(chunk, shift, out=buffer[: len(chunk)])
-        if counts is None:
-            first += (ones[:, : len(chunk)] @ block)[0]
-            total += len(chunk)
-        else:
+        block = table[start : start + CHUNK_ROWS]
+        root = ones[: len(block)]
+        if shift is not None or block.dtype != torch.float32:
+            block = torch.sub(block, 0.0 if shift is None else shift, out=buffer[: len(block)])
+        if counts is not None:
             root = counts[start : start + CHUNK_ROWS].to(torch.float32).sqrt()
-            block.mul_(root[:, None])
-            first += root @ block
-            total += root.double().square().sum()
+            block = torch.mul(block, root[:, None], out=buffer[: len(block)])
+        first += root @ block
         second += block.T @ block
+        total += len(block) if counts is None else root.double().square().sum()
     first, second = first / total, second / total
-    return shift + first, second - torch.outer(first, first)
+    return first + (0.0 if shift is None else shift), second - torch.outer(first, first)
+
+
+def _rough_mean(table: Tensor) -> Tensor | None:
+    """The mean of some rows, [d] float32, or None if no column's mean is large enough to cost digits."""
+    sample = table[:: max(1, len(table) // SAMPLE_ROWS)].double()
+    mean, deviation = sample.mean(0), sample.std(0, correction=0)
+    return None if bool((mean.abs() <= 0.25 * deviation).all()) else mean.to(torch.float32)
 
 
 def correlation(covariance: Tensor) -> Tensor:

@@ -72,7 +72,11 @@ def test_pair_gradient() -> None:
     pairs = torch.tensor([[0, 0, 3, 5], [1, 2, 4, 7]])
     assert torch.autograd.gradcheck(lambda x: P.pair_polarisation(x, pairs, 0.3), phi)
     (wanted,) = torch.autograd.grad(P.pair_polarisation(phi, pairs, 0.3), phi)
-    assert torch.allclose(P.pair_polarisation_grad(phi.detach(), pairs, 0.3), wanted, atol=1e-12)
+    value, found = P.pair_polarisation_with_grad(phi.detach(), pairs, 0.3)
+    assert torch.allclose(found, wanted, atol=1e-12)
+    assert torch.allclose(value, P.pair_polarisation(phi.detach(), pairs, 0.3), atol=1e-12)
+    value, found = P.pair_polarisation_with_grad(phi.detach(), pairs[:, :0], 0.3)
+    assert (float(value), found.tolist()) == (0.0, [0.0] * 8)
 
 
 @pytest.mark.parametrize(("t", "kept"), [(0.0, 1), (0.9, 1), (-0.9, 1), (1.2, 0)])
@@ -80,7 +84,7 @@ def test_a_pair_keeps_one_gate_below_temperature_one_and_none_above(t: float, ke
     logits, moments, pairs = torch.tensor([0.04, -0.04]), torch.zeros(2, 2), torch.tensor([[0], [1]])
     for step in range(1, 2001):
         phi = torch.sigmoid(logits)
-        slope = P.pair_polarisation_grad(phi, pairs, t) * phi * (1 - phi)
+        slope = P.pair_polarisation_with_grad(phi, pairs, t)[1] * phi * (1 - phi)
         logits = P.adam_step(logits, slope, moments, step, 0.02)
     assert int((torch.sigmoid(logits) > 0.5).sum()) == kept
 

@@ -1,0 +1,160 @@
+"""The methods that DimReg is compared with. Each gets the same epochs in all, searching included, and the same budget.
+
+A budget is a number of embedding parameters. Every method ends as a model whose tables are physically narrow
+(`tamis.pruners.cut`, the form with zeros put back), so that all are trained and scored by the same code.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.ctr.data import CTRData
+from benchmarks.ctr.training import Run, train
+from examples.ctr_models import MODELS
+from tamis.pruners import cut
+from tamis.pruners.gates import find_tables, install, remove
+from tamis.pruners.polarisation import split_by_budget
+
+__all__ = ["Setting", "build", "dimensions", "l1_gates", "magnitude", "mde", "one_shot", "random_columns", "uniform"]
+
+
+class Setting:
+    """One data set, model, width, training length: what a comparison holds fixed."""
+
+    def __init__(self, data: CTRData, model: str, dim: int, epochs: int, lr: float, batch: int = 2048) -> None:
+        self.data, self.model, self.dim, self.epochs, self.lr, self.batch = data, model, dim, epochs, lr, batch
+
+    def build(self, seed: int, dim: int | None = None) -> nn.Module:
+        return build(self.data, self.model, dim or self.dim, seed)
+
+    def train(self, model: nn.Module, seed: int, epochs: int | None = None, **options: object) -> Run:
+        epochs = self.epochs if epochs is None else epochs
+        return train(model, self.data, epochs=epochs, seed=seed, lr=self.lr, batch=self.batch, **options)
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * (len(self.data.train[0]) // self.batch)
+
+    @property
+    def parameters(self) -> int:
+        """Embedding parameters of the full model."""
+        return self.data.rows * self.dim
+
+
+def build(data: CTRData, name: str, dim: int, seed: int) -> nn.Module:
+    """A fresh model; wide tables have sparse gradients, the first-order weights dense ones (one number a row)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # noqa: TID251
+        model = MODELS[name](data.sizes, dim=dim, hidden=(128, 64), sparse=True)
+    for table in model.linear.values():
+        table.sparse = False
+    return model
+
+
+def dimensions(model: nn.Module) -> dict[str, int]:
+    """Field -> width of its table."""
+    return {field: table.weight.shape[1] for field, table in model.embeddings.items()}
+
+
+def narrowed(setting: Setting, seed: int, kept: dict[str, Tensor]) -> nn.Module:
+    """A fresh model with only the ``kept`` columns (field -> [k])."""
+    model = setting.build(seed)
+    cut(model, {f"embeddings.{field}": columns for field, columns in kept.items()})
+    return model
+
+
+def by_score(setting: Setting, score: Tensor, budget: int) -> dict[str, Tensor]:
+    """The columns with the most score per parameter that the budget holds; score: [fields x dim]."""
+    rows = torch.tensor(list(setting.data.sizes.values()), dtype=torch.float64).repeat_interleave(setting.dim)
+    keep = split_by_budget(score.double(), rows, budget).view(-1, setting.dim)
+    return {field: mask.nonzero()[:, 0] for field, mask in zip(setting.data.sizes, keep, strict=True)}
+
+
+def uniform(setting: Setting, seed: int, dim: int, **options: float) -> Run:
+    """The same small width for all; the full model at ``dim=setting.dim``."""
+    return setting.train(setting.build(seed, dim), seed, **options)
+
+
+def mde(setting: Setting, seed: int, budget: int, power: float) -> tuple[Run, dict[str, int]]:
+    """Mixed dimensions (Ginart et al., arXiv:1909.11810): width proportional to rows ** -power, at most ``dim``.
+
+    At most and not exactly the budget: a width is rounded down, and a field may get none.
+    """
+    rows = torch.tensor(list(setting.data.sizes.values()), dtype=torch.float64)
+
+    def widths(scale: float) -> Tensor:
+        return (scale * rows**-power).floor().clamp(0, setting.dim)
+
+    low, high = 0.0, setting.dim * float(rows.max() ** power) * 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float((widths(middle) * rows).sum()) <= budget else (low, middle)
+    kept = {field: torch.arange(int(w)) for field, w in zip(setting.data.sizes, widths(low), strict=True)}
+    model = narrowed(setting, seed, kept)
+    return setting.train(model, seed), {field: len(columns) for field, columns in kept.items()}
+
+
+def random_columns(setting: Setting, seed: int, counts: dict[str, int]) -> Run:
+    """As many columns per field as given (those of DimReg), drawn at random, trained from the start."""
+    generator = torch.Generator().manual_seed(seed)
+    kept = {
+        field: torch.randperm(setting.dim, generator=generator)[:count].sort().values for field, count in counts.items()
+    }
+    return setting.train(narrowed(setting, seed, kept), seed)
+
+
+def magnitude(setting: Setting, seed: int, budget: int, search: int) -> tuple[Run, dict[str, int]]:
+    """``search`` epochs at full width, the columns with the largest norm per parameter, the other epochs anew."""
+    model = setting.build(seed)
+    setting.train(model, seed, search)
+    score = torch.cat([table.weight.detach().norm(dim=0) for table in model.embeddings.values()])
+    return _again(setting, seed, score, budget, search)
+
+
+def one_shot(setting: Setting, seed: int, budget: int, search: int) -> tuple[Run, dict[str, int]]:
+    """As SSEDS (Qu et al., SIGIR 2022): after ``search`` epochs |dL/dgate| of one batch, then training anew."""
+    model = setting.build(seed)
+    setting.train(model, seed, search)
+    tables = find_tables(model)
+    for table in tables:
+        install(table, torch.zeros(table.width))
+    ids, labels = setting.data.train
+    model(ids[: setting.batch], labels[: setting.batch])["loss"].backward()
+    score = torch.cat([table.modules[0].gate.grad.abs() for table in tables])
+    return _again(setting, seed, score, budget, search)
+
+
+def _again(setting: Setting, seed: int, score: Tensor, budget: int, search: int) -> tuple[Run, dict[str, int]]:
+    kept = by_score(setting, score, budget)
+    run = setting.train(narrowed(setting, seed, kept), seed, setting.epochs - search)
+    return run, {field: len(columns) for field, columns in kept.items()}
+
+
+def l1_gates(setting: Setting, seed: int, budget: int, search: int, strength: float) -> tuple[Run, dict[str, int]]:
+    """Gates with an L1 penalty (by bytes) for ``search`` epochs, the largest kept, and training on without them."""
+    model = setting.build(seed)
+    tables = find_tables(model)
+    for table in tables:
+        install(table, torch.full((table.width,), 2.0))
+    gates = [table.modules[0].gate for table in tables]
+    optimizer = torch.optim.Adam(gates, lr=2e-2)
+
+    class Shrink:
+        def penalty(self) -> Tensor:
+            return strength * sum(torch.sigmoid(gate).sum() for gate in gates)
+
+        def step(self) -> None:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    setting.train(model, seed, search, pruner=Shrink())
+    phi = torch.cat([torch.sigmoid(gate.detach()) for gate in gates])
+    with torch.no_grad():
+        for table, gate in zip(tables, gates, strict=True):
+            remove(table)
+            table.weight.mul_(torch.sigmoid(gate))
+    kept = by_score(setting, phi, budget)
+    cut(model, {f"embeddings.{field}": columns for field, columns in kept.items()})
+    run = setting.train(model, seed + 1000, setting.epochs - search)
+    return run, {field: len(columns) for field, columns in kept.items()}

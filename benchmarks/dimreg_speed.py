@@ -1,0 +1,261 @@
+"""What DimReg costs while training and gains at inference: goals 3a to 3f, each a ratio measured in one process.
+
+All contenders of a figure take turns in every round; a figure is the median over rounds of the ratio of their CPU
+times, on one thread. ``python -m benchmarks.dimreg_speed`` (about 5 minutes) writes ``results/dimreg_speed.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import tamis
+from tamis.pruners import DimReg, cut
+from tamis.pruners.correlation import correlation, weighted_moments
+from tamis.pruners.polarisation import pair_polarisation_with_grad
+
+TARGET = Path(__file__).parent / "results" / "dimreg_speed.json"
+STEPS_IN_ALL = 20_000  # of the training that the measured steps stand for: a look at the tables every 400 steps
+
+
+class Net(nn.Module):
+    """Embeddings, concatenated, and an MLP 1024-1024-1."""
+
+    def __init__(self, sizes: list[int], dim: int, sparse: bool) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(size, dim, sparse=sparse) for size in sizes)
+        self.mlp = nn.Sequential(
+            nn.Linear(len(sizes) * dim, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 1)
+        )
+
+    def forward(self, ids: Tensor) -> Tensor:
+        rows = [table(column) for table, column in zip(self.tables, ids.unbind(1), strict=True)]
+        return self.mlp(torch.cat(rows, dim=1)).squeeze(1)
+
+
+def field_sizes(fields: int, rows: int) -> list[int]:
+    """Skewed as in click logs: each table half of what is left, then the small ones."""
+    sizes, left = [], rows
+    for _ in range(fields):
+        sizes.append(max(10, left // 2))
+        left = max(20, left - sizes[-1])
+    return sizes
+
+
+def batch_of(sizes: list[int], batch: int, seed: int) -> Tensor:
+    """Zipf ids [batch, fields]."""
+    rng = np.random.default_rng(seed)
+    columns = [(rng.zipf(1.2, batch) - 1) % size for size in sizes]
+    return torch.from_numpy(np.stack(columns, axis=1).astype(np.int64))
+
+
+def race(contenders: dict[str, Callable[[], Any]], rounds: int, base: str) -> dict[str, Any]:
+    """Per contender: median CPU milliseconds, and the median and range over rounds of its ratio to ``base``."""
+    for run in contenders.values():
+        run()
+    spent: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            started = time.process_time()
+            run()
+            spent[name].append(time.process_time() - started)
+    figures = {}
+    for name, times in spent.items():
+        ratios = np.array(times) / np.array(spent[base])
+        figures[name] = {
+            "ms": round(1e3 * float(np.median(times)), 3),
+            "time_ratio": round(float(np.median(ratios)), 4),
+            "range": [round(float(ratios.min()), 4), round(float(ratios.max()), 4)],
+        }
+    return figures
+
+
+def stepper(net: Net, optimizers: list[torch.optim.Optimizer], batches: list[Tensor], pruner: DimReg | None) -> Any:
+    """One training step per call."""
+    state = {"i": 0}
+    labels = torch.rand(len(batches[0]), generator=torch.Generator().manual_seed(1)).round()
+
+    def step() -> None:
+        ids = batches[state["i"] % len(batches)]
+        state["i"] += 1
+        if pruner is not None:
+            pruner.add_penalty_grad()
+        loss = nn.functional.binary_cross_entropy_with_logits(net(ids), labels)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        if pruner is not None:
+            pruner.step()
+
+    return step
+
+
+def training_steps(fields: int, rows: int, batch: int, rounds: int) -> dict[str, Any]:
+    """3a and 3b: steps with and without DimReg, sparse and dense optimizers."""
+    sizes = field_sizes(fields, rows)
+    batches = [batch_of(sizes, batch, seed) for seed in range(8)]
+    contenders: dict[str, Any] = {}
+    pruners = []
+    for name, sparse, gated, fused in (
+        ("sparse", True, False, True),
+        ("sparse + DimReg", True, True, True),
+        ("dense fused", False, False, True),
+        ("dense fused + DimReg", False, True, True),
+        ("dense default", False, False, False),
+    ):
+        net = Net(sizes, 128, sparse)
+        tables = [table.weight for table in net.tables]
+        pruner = None
+        if gated:
+            pruner = DimReg(net, 0.2, total_steps=STEPS_IN_ALL)
+            pruner._step = STEPS_IN_ALL // 8  # inside the schedule, where a step costs most
+            pruners.append(pruner)
+        if sparse:
+            dense = [p for p in net.parameters() if not any(p is t for t in tables)]
+            optimizers: list[Any] = [torch.optim.SparseAdam(tables), torch.optim.Adam(dense, fused=True)]
+        else:
+            optimizers = [torch.optim.Adam(net.parameters(), fused=fused or None)]
+        contenders[name] = stepper(net, optimizers, batches, pruner)
+    figures = race(contenders, rounds, "sparse")
+    looks = race({"look": pruners[0]._look_at_tables}, 3, "look")["look"]["ms"]
+    every = STEPS_IN_ALL // 50
+    ms = {name: figure["ms"] for name, figure in figures.items()}
+    dense_ratio = race({k: contenders[k] for k in ("dense fused", "dense fused + DimReg")}, rounds, "dense fused")
+    return {
+        "fields": fields,
+        "rows": sum(sizes),
+        "batch": batch,
+        "steps": figures,
+        "dense_pair": dense_ratio,
+        "look_ms": looks,
+        "look_share_of_step": round(looks / every / ms["sparse"], 4),
+        "sparse_with_over_without": round(figures["sparse + DimReg"]["time_ratio"] + looks / every / ms["sparse"], 4),
+        "dense_with_over_without": round(
+            dense_ratio["dense fused + DimReg"]["time_ratio"] + looks / every / ms["dense fused"], 4
+        ),
+        "sparse_with_DimReg_faster_than_dense_default": round(ms["dense default"] / ms["sparse + DimReg"], 2),
+        "sparse_with_DimReg_faster_than_dense_fused": round(ms["dense fused"] / ms["sparse + DimReg"], 2),
+    }
+
+
+def pearson(rows: int, rounds: int) -> dict[str, Any]:
+    """3c: one table of 128 columns, plain and weighted, against torch.corrcoef; errors at three means."""
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(rows, 128, generator=generator) @ torch.randn(128, 128, generator=generator) / 11
+    counts = torch.randint(0, 50, (rows,), generator=generator, dtype=torch.int32)
+    figures = race(
+        {
+            "torch.corrcoef": lambda: torch.corrcoef(table.T),
+            "tamis": lambda: correlation(weighted_moments(table)[1]),
+            "tamis, weighted by lookups": lambda: correlation(weighted_moments(table, counts)[1]),
+        },
+        rounds,
+        "torch.corrcoef",
+    )
+    errors = {}
+    for mean in (0.0, 1.0, 100.0):
+        moved = table[: rows // 5] + mean
+        wanted = torch.from_numpy(np.corrcoef(moved.double().numpy(), rowvar=False))
+        errors[str(mean)] = {
+            "tamis": float((correlation(weighted_moments(moved)[1]) - wanted).abs().max()),
+            "torch.corrcoef": float((torch.corrcoef(moved.T).double() - wanted).abs().max()),
+        }
+    return {"rows": rows, "race": figures, "max_error_at_mean": errors}
+
+
+def pair_penalty(rounds: int) -> dict[str, Any]:
+    """3d: value and gradient of the pairs' penalty, 39 fields x 128, a tenth of all pairs."""
+    generator = torch.Generator().manual_seed(0)
+    phi = torch.rand(39, 128, generator=generator, requires_grad=True)
+    upper = torch.triu_indices(128, 128, offset=1)
+    every = torch.cat([upper + 128 * field for field in range(39)], dim=1)
+    pairs = every[:, torch.randperm(every.shape[1], generator=generator)[: every.shape[1] // 10]]
+    field, first, second = pairs[0] // 128, pairs[0] % 128, pairs[1] % 128
+    flat = phi.detach().reshape(-1)
+
+    def gather() -> Tensor:
+        a, b = phi[field, first], phi[field, second]
+        value = (0.0 * (a + b) - (a - b).abs()).mean()
+        return torch.autograd.grad(value, phi)[0]
+
+    def closed() -> Tensor:
+        return pair_polarisation_with_grad(flat, pairs, 0.0)[1]
+
+    error = float((gather().reshape(-1) - closed()).abs().max())
+    return {
+        "pairs": pairs.shape[1],
+        "race": race({"autograd gather": gather, "tamis": closed}, rounds, "autograd gather"),
+        "max_difference": error,
+    }
+
+
+@torch.no_grad()
+def inference(batch: int, rounds: int, rows: int) -> dict[str, Any]:
+    """3e and 3f: 39 fields, 14 % of the dimensions kept at random, columns cut or projected."""
+    sizes = field_sizes(39, rows)
+    wide = Net(sizes, 128, False).eval()
+    generator = torch.Generator().manual_seed(0)
+    keep = torch.rand(39, 128, generator=generator) < 0.14
+    for table, mask in zip(wide.tables, keep, strict=True):
+        table.weight.mul_(mask)
+    kept = {f"tables.{i}": mask.nonzero()[:, 0] for i, mask in enumerate(keep)}
+    columns, scatter, project = (copy.deepcopy(wide) for _ in range(3))
+    cut(columns, kept, consumers={"mlp.0": [f"tables.{i}" for i in range(39)]})
+    cut(scatter, kept)
+    cut(project, kept, project=True)
+    ids = batch_of(sizes, batch, 3)
+    wanted = wide(ids)
+    scale = float(wanted.abs().max())
+    nets = {"unpruned": wide, "columns cut": columns, "zeros put back": scatter, "projected": project}
+    figures = race({name: (lambda net=net: net(ids)) for name, net in nets.items()}, rounds, "unpruned")
+    for name, net in nets.items():
+        figures[name]["difference_of_scale"] = float((net(ids) - wanted).abs().max()) / scale
+        figures[name]["MiB"] = round(sum(p.numel() * p.element_size() for p in net.parameters()) / 2**20, 1)
+        figures[name]["faster"] = round(1 / figures[name]["time_ratio"], 2)
+    return {"batch": batch, "kept": float(keep.float().mean()), "race": figures}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", nargs="+", default=["steps", "pearson", "pairs", "inference"])
+    parser.add_argument("--quick", action="store_true", help="small and few; nothing written")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows, batch = (20_000, 256) if args.quick else (1_000_000, 2048)
+    rounds = 2 if args.quick else args.rounds
+    result = json.loads(TARGET.read_text()) if TARGET.exists() else {"benchmark": "dimreg_speed"}
+    result |= {
+        "seed": 0,
+        "data": "synthetic: Zipf ids, random tables",
+        "budget": {"rounds": rounds, "threads": 1, "clock": "CPU time"},
+        "versions": {"tamis": tamis.__version__, "torch": torch.__version__},
+    }
+    figures = result.setdefault("figures", {})
+    jobs: dict[str, Callable[[], Any]] = {
+        "pairs": lambda: pair_penalty(rounds * 10),
+        "pearson": lambda: pearson(rows // 2, rounds),
+        "inference": lambda: [inference(size, rounds, rows) for size in (256, batch)],
+        "steps": lambda: [training_steps(fields, rows, batch, rounds) for fields in (22, 39)],
+    }
+    for name, job in jobs.items():
+        if name in args.only:
+            figures[name] = job()
+            print(name, json.dumps(figures[name], indent=1), flush=True)
+            if not args.quick:
+                TARGET.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
