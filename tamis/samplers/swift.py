@@ -197,7 +197,7 @@ class FeatureTables:
             raise ValueError(f"coefficients={law.coefficients}: must be one a feature ({', '.join(self.names)})")
         transform = fit_transform(self.cdfs, self.gradient, law)
         p = probabilities(scores(self.cdfs, law, transform))
-        percentile = np.maximum(np.ceil(self.cdfs[0] * _PROFILE - 1e-6).astype(np.int64) - 1, 0)
+        percentile = np.clip(np.ceil(np.multiply(self.cdfs[0], _PROFILE) - 1e-6).astype(np.int64) - 1, 0, None)
         counts = np.bincount(percentile, minlength=_PROFILE)
         profile = len(p) * np.bincount(percentile, weights=p, minlength=_PROFILE) / np.maximum(counts, 1)
         tables = {"profile": profile, "transform.values": transform.values}
