@@ -6,8 +6,16 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "Alignment": "tamis.samplers.curriculum_scorers",
     "BatchSelector": "tamis.samplers.weighted_batch",
+    "CompetenceSampler": "tamis.samplers.curriculum_scorers",
     "CurriculumFeatures": "tamis.samplers.curriculum_state",
+    "CurriculumPolicy": "tamis.samplers.curriculum",
+    "CurriculumSampler": "tamis.samplers.curriculum",
+    "Length": "tamis.samplers.curriculum_scorers",
+    "LogLikelihood": "tamis.samplers.curriculum_scorers",
+    "LossDifference": "tamis.samplers.curriculum_scorers",
+    "Rarity": "tamis.samplers.curriculum_scorers",
     "SampleFeatures": "tamis.samplers.features",
     "StatefulSampler": "tamis.samplers.base",
     "SwiftLaw": "tamis.samplers.swift_law",
@@ -16,6 +24,7 @@ _PUBLIC = {
     "WeightedSampler": "tamis.samplers.weighted",
     "curriculum_features": "tamis.samplers.curriculum_state",
     "effective_sample_size": "tamis.samplers.weighted",
+    "log_likelihoods": "tamis.samplers.curriculum_loss",
     "sample_features": "tamis.samplers.features",
 }
 

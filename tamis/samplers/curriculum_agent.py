@@ -41,7 +41,7 @@ class FeatureNet(nn.Module):
         self.width = sum(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = x.split(self.sizes, -1)
+        parts = torch.split(x, self.sizes, -1)
         joined = torch.cat([layer(part) for layer, part in zip(self.layers, parts, strict=True)], -1)
         return nn.functional.leaky_relu(joined, LEAK)
 

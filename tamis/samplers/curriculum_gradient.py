@@ -93,7 +93,7 @@ def first_order_rewards(
     with evaluating(model), _math_attention(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)  # torch's own, at the first jvp
         try:
-            _, along = torch.func.jvp(per_sample, (primals,), (tangents,))
+            along: Tensor = torch.func.jvp(per_sample, (primals,), (tangents,))[1]
         except (NotImplementedError, RuntimeError) as error:
             raise TamisError(
                 f"reward='first_order': {type(model).__name__} has an operation without forward-mode derivative "

@@ -134,7 +134,8 @@ def critic_loss(critic: Critic, features: Tensor, action: Tensor, reward: Tensor
         reward: [P, b]; where the action is 0 it does not matter.
     """
     delta = action * reward - critic(critic.features(features), action)  # Eq. (3.4)
-    return delta.square().mean()
+    error: Tensor = delta.square().mean()
+    return error
 
 
 def actor_loss(scorer: Scorer, critic: Critic, features: Tensor) -> Tensor:
@@ -148,7 +149,8 @@ def actor_loss(scorer: Scorer, critic: Critic, features: Tensor) -> Tensor:
     with torch.no_grad():
         state = scorer.features(features)
     action = scorer.actor(state).softmax(-1)
-    return -critic(state, action).sum(-1).mean()
+    value: Tensor = critic(state, action).sum(-1).mean()
+    return -value
 
 
 def standardise(features: Tensor) -> tuple[Tensor, Tensor]:
