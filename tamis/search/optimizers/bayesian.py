@@ -122,7 +122,7 @@ def _optuna(make: Callable[..., Any]) -> Callable[[list[tuple[np.ndarray, float]
             raise ImportError("optimizer='optuna-gp' or 'tpe': needs pip install 'tamis[search]'") from error
         space: dict[str, Any] = {f"z{i:03d}": optuna.distributions.FloatDistribution(0.0, 1.0) for i in range(dim)}
         level = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # experimental-feature notices
