@@ -91,29 +91,32 @@ def _frappe(folder: Path, seed: int) -> CTRData:
     return _parts("frappe", columns, table["label"].to_numpy(), _random_parts(len(table), seed))
 
 
-def _planted(folder: Path, seed: int, rank_shift: int = 0) -> CTRData:
-    """Ten Zipf fields; the logit is a sum of dot products of latent vectors whose ranks are known per field.
+def _planted(
+    folder: Path, seed: int, name: str = "planted", useful: tuple[int, ...] = (8, 6, 8, 4, 2, 2, 1, 0, 0, 0)
+) -> CTRData:
+    """Ten Zipf fields; the logit is a factorization machine over latent vectors whose ranks are known per field.
 
-    Field f has ``useful[f]`` latent dimensions (0: noise). Every two fields of a group interact through the
-    dimensions that both have, and a common first-order part is left out, so that only tables can carry the signal.
+    Field f has ``useful[f]`` latent dimensions (0: noise). There is no first-order part, so that only the tables
+    can carry the signal.
     """
     rng = np.random.default_rng([seed, 6])
-    vocabulary = [2000, 1500, 1000, 800, 500, 400, 300, 200, 100, 50]
-    useful = [8, 6, 8, 4, 2, 2, 1, 0, 0, 0]
+    vocabulary = [1000, 800, 600, 500, 400, 300, 200, 200, 100, 50]
     count = 250_000
-    ids = [rng.permutation(v)[(rng.zipf(1.3, count) - 1) % v] for v in vocabulary]
-    latent = [rng.normal(size=(v, 8)) * (np.arange(8) < r) for v, r in zip(vocabulary, useful, strict=True)]
+    ids = [rng.permutation(v)[(rng.zipf(1.2, count) - 1) % v] for v in vocabulary]
+    width = max(useful)
+    latent = [rng.normal(size=(v, width)) * (np.arange(width) < r) for v, r in zip(vocabulary, useful, strict=True)]
     rows = np.stack([table[i] for table, i in zip(latent, ids, strict=True)])
     logit = 0.5 * (rows.sum(0) ** 2 - (rows**2).sum(0)).sum(1)
     logit = 2.0 * (logit - logit.mean()) / logit.std()
     label = rng.random(count) < 1 / (1 + np.exp(-logit))
     columns = {f"field{f}": column for f, column in enumerate(ids)}
-    data = _parts("planted", columns, label, _random_parts(count, seed))
+    data = _parts(name, columns, label, _random_parts(count, seed))
     return CTRData(**(vars(data) | {"useful": dict(zip(columns, useful, strict=True))}))
 
 
 DATASETS = {
     "planted": _planted,
+    "null": lambda folder, seed: _planted(folder, seed, "null", (16,) * 10),
     "frappe": _frappe,
     "movielens1m": _movielens,
     "movielens1m_crossed": lambda folder, seed: _movielens(folder, seed, CROSSES),

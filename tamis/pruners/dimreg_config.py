@@ -10,7 +10,7 @@ from tamis._core.rng import check_seed
 
 __all__ = ["CLOSED", "OPEN", "DimRegConfig"]
 
-OPEN, CLOSED = 4.0, -8.0  # logits between which mirror descent moves a gate: phi = 0.982 and 0.00034
+OPEN, CLOSED = 4.0, -12.0  # logits between which mirror descent moves a gate: phi = 0.982 and 6e-6
 
 
 @dataclass(frozen=True)

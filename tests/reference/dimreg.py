@@ -146,11 +146,11 @@ class Controller:
             grads = [slopes[i] + c["strength"] * penalty[i] * phi[i] * (1 - phi[i]) for i in range(n)]
             self.logits = self.adam.step(self.logits, grads)
         else:
-            rate = 12.0 / max(1.0, c["closing"] * self.total)
+            rate = 16.0 / max(1.0, c["closing"] * self.total)
             for i in range(n):
                 slope = slopes[i] / (phi[i] * (1 - phi[i])) / c["strength"] + penalty[i]
                 moved = self.logits[i] - rate * min(max(slope, -1.0), 1.0)
-                self.logits[i] = min(max(moved, -8.0), 4.0)
+                self.logits[i] = min(max(moved, -12.0), 4.0)
         self._decide(tables, counts)
 
     def _decide(self, tables: list[np.ndarray], counts: list[np.ndarray]) -> None:
