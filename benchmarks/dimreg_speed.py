@@ -101,52 +101,46 @@ def stepper(net: Net, optimizers: list[torch.optim.Optimizer], batches: list[Ten
     return step
 
 
+def contender(sizes: list[int], batches: list[Tensor], optimizer: str, gated: bool) -> tuple[Any, DimReg | None]:
+    """A training step and its pruner; ``optimizer``: sparse, dense fused or dense default."""
+    net = Net(sizes, 128, optimizer == "sparse")
+    pruner = None
+    if gated:
+        pruner = DimReg(net, 0.2, total_steps=STEPS_IN_ALL)
+        pruner._step = STEPS_IN_ALL // 8  # inside the schedule, where a step costs most
+    optimizers: list[Any] = []
+    if optimizer == "sparse":
+        optimizers = [torch.optim.SparseAdam(list(net.tables.parameters())), torch.optim.Adam(net.mlp.parameters())]
+    else:
+        optimizers = [torch.optim.Adam(net.parameters(), fused=optimizer == "dense fused" or None)]
+    return stepper(net, optimizers, batches, pruner), pruner
+
+
 def training_steps(fields: int, rows: int, batch: int, rounds: int) -> dict[str, Any]:
-    """3a and 3b: steps with and without DimReg, sparse and dense optimizers."""
+    """3a and 3b: steps with and without DimReg, in three races (one at a time, for the memory)."""
     sizes = field_sizes(fields, rows)
     batches = [batch_of(sizes, batch, seed) for seed in range(8)]
-    contenders: dict[str, Any] = {}
-    pruners = []
-    for name, sparse, gated, fused in (
-        ("sparse", True, False, True),
-        ("sparse + DimReg", True, True, True),
-        ("dense fused", False, False, True),
-        ("dense fused + DimReg", False, True, True),
-        ("dense default", False, False, False),
+    result: dict[str, Any] = {"fields": fields, "rows": sum(sizes), "batch": batch}
+    look = 0.0
+    for base, others in (
+        ("sparse", ["sparse + DimReg"]),
+        ("dense fused", ["dense fused + DimReg"]),
+        ("sparse + DimReg", ["dense fused", "dense default"]),
     ):
-        net = Net(sizes, 128, sparse)
-        tables = [table.weight for table in net.tables]
-        pruner = None
-        if gated:
-            pruner = DimReg(net, 0.2, total_steps=STEPS_IN_ALL)
-            pruner._step = STEPS_IN_ALL // 8  # inside the schedule, where a step costs most
-            pruners.append(pruner)
-        if sparse:
-            dense = [p for p in net.parameters() if not any(p is t for t in tables)]
-            optimizers: list[Any] = [torch.optim.SparseAdam(tables), torch.optim.Adam(dense, fused=True)]
-        else:
-            optimizers = [torch.optim.Adam(net.parameters(), fused=fused or None)]
-        contenders[name] = stepper(net, optimizers, batches, pruner)
-    figures = race(contenders, rounds, "sparse")
-    looks = race({"look": pruners[0]._look_at_tables}, 3, "look")["look"]["ms"]
-    every = STEPS_IN_ALL // 50
-    ms = {name: figure["ms"] for name, figure in figures.items()}
-    dense_ratio = race({k: contenders[k] for k in ("dense fused", "dense fused + DimReg")}, rounds, "dense fused")
-    return {
-        "fields": fields,
-        "rows": sum(sizes),
-        "batch": batch,
-        "steps": figures,
-        "dense_pair": dense_ratio,
-        "look_ms": looks,
-        "look_share_of_step": round(looks / every / ms["sparse"], 4),
-        "sparse_with_over_without": round(figures["sparse + DimReg"]["time_ratio"] + looks / every / ms["sparse"], 4),
-        "dense_with_over_without": round(
-            dense_ratio["dense fused + DimReg"]["time_ratio"] + looks / every / ms["dense fused"], 4
-        ),
-        "sparse_with_DimReg_faster_than_dense_default": round(ms["dense default"] / ms["sparse + DimReg"], 2),
-        "sparse_with_DimReg_faster_than_dense_fused": round(ms["dense fused"] / ms["sparse + DimReg"], 2),
-    }
+        made = {
+            name: contender(sizes, batches, name.removesuffix(" + DimReg"), "DimReg" in name)
+            for name in [base, *others]
+        }
+        figures = race({name: step for name, (step, _) in made.items()}, rounds, base)
+        if base == "sparse":
+            look = race({"look": made["sparse + DimReg"][1]._look_at_tables}, 3, "look")["look"]["ms"]
+            result["look_ms"], result["steps_between_looks"] = look, STEPS_IN_ALL // 50
+        if "DimReg" not in base:
+            share = look / (STEPS_IN_ALL // 50) / figures[base]["ms"]
+            result[f"{base}: with over without"] = round(figures[others[0]]["time_ratio"] + share, 4)
+        result[f"race, base {base}"] = figures
+        del made
+    return result
 
 
 def pearson(rows: int, rounds: int) -> dict[str, Any]:
@@ -247,7 +241,7 @@ def main() -> None:
         "pairs": lambda: pair_penalty(rounds * 10),
         "pearson": lambda: pearson(rows // 2, rounds),
         "inference": lambda: [inference(size, rounds, rows) for size in (256, batch)],
-        "steps": lambda: [training_steps(fields, rows, batch, rounds) for fields in (22, 39)],
+        "steps": lambda: [training_steps(fields, rows, batch, rounds) for fields in (39, 22)],
     }
     for name, job in jobs.items():
         if name in args.only:
