@@ -104,7 +104,13 @@ def first_order_rewards(
 
 
 def exact_rewards(
-    model: nn.Module, singles: Iterable[Any], validation: Callable[[], Iterable[Any]], lr: float, loss: SampleLoss
+    model: nn.Module,
+    singles: Iterable[Any],
+    validation: Callable[[], Iterable[Any]],
+    lr: float,
+    loss: SampleLoss,
+    *,
+    before: float | None = None,
 ) -> np.ndarray:
     """L(theta) - L(theta - lr g_i) for each batch of one sample, float64; the model is bit-identical afterwards.
 
@@ -114,10 +120,11 @@ def exact_rewards(
         validation: gives the validation batches, the same ones in the same order at each call.
         lr: of the SGD step.
         loss: of `sample_loss_of`.
+        before: L(theta), if it is known.
     """
     named = _trainable(model)
     parameters = list(named.values())
-    before = mean_loss(model, validation(), loss)
+    before = mean_loss(model, validation(), loss) if before is None else before
     kept = [p.detach().clone() for p in parameters]
     rewards = []
     for single in singles:

@@ -9,6 +9,8 @@ _PUBLIC = {
     "carry_policy": "tamis.search.label_aware",
     "search_label_aware": "tamis.search.label_aware",
     "search_frames": "tamis.search.frames",
+    "UpdateConfig": "tamis.search.curriculum",
+    "search_curriculum": "tamis.search.curriculum",
     "search_swift": "tamis.search.swift",
 }
 

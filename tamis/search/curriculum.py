@@ -1,0 +1,171 @@
+"""The rounds of the reinforced curriculum, Algorithm 1: train the agent, select, update the model, again and stricter.
+
+M. Zhao, H. Wu, D. Niu, X. Wang, "Reinforced Curriculum Learning on Pre-trained Neural Machine Translation Models",
+AAAI 2020 (thesis, chapter 3). The agent is in `optimizers.actor_critic`, rewards in `samplers.curriculum_gradient`,
+features in `samplers.curriculum_state`, selection in `samplers.curriculum`.
+
+| symbol | here | meaning |
+|---|---|---|
+| K, b_k | ``rounds`` | pool size of each round, (16, 128) |
+| D_T | ``train`` | the data that the model was trained on |
+| r | ``reward`` | `curriculum_gradient` |
+| D_S | the updates | one of b, until the validation loss stops falling |
+
+**Deviations**: ``reward="first_order"`` (the default) knows the reward of every sample for the price of two forward
+passes, so the agent learns from whole pools; a few exact probes check it in each round. ``reward="exact"`` with
+``AgentConfig(observe="chosen", steps=20_000)`` is the paper's protocol. The log-likelihoods among the features are
+taken anew in each round, because the model has changed.
+
+**Unstated** in the paper: which data says that "no improvement is observed". Here ``selection``, apart from the
+reward's data; by default every second validation sample.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tamis._core.checks import check_choice, check_int, check_range
+from tamis._core.distributed import rank
+from tamis._core.policy import fingerprint
+from tamis._core.progress import progress_bar
+from tamis._core.rng import check_seed
+from tamis.samplers.curriculum import CurriculumPolicy
+from tamis.samplers.curriculum_loss import SampleLoss, sample_loss_of
+from tamis.samplers.curriculum_state import CurriculumFeatures
+from tamis.search.curriculum_rounds import Rounds, UpdateConfig
+from tamis.search.curriculum_states import States, Steps
+from tamis.search.journal import Journal
+from tamis.search.optimizers.actor_critic import AgentConfig
+
+__all__ = ["UpdateConfig", "search_curriculum"]
+
+_UPDATE = UpdateConfig()
+
+
+def search_curriculum(
+    model: nn.Module,
+    train: Any,
+    validation: Any,
+    features: CurriculumFeatures,
+    *,
+    selection: Any = None,
+    collate: Callable[[list[Any]], Any] | None = None,
+    loss: str | SampleLoss = "auto",
+    reward: str = "first_order",
+    rounds: tuple[int, ...] = (16, 128),
+    agent: AgentConfig | None = None,
+    probe_lr: float = 1e-4,
+    probes: int = 16,
+    candidates: int | None = None,
+    update: UpdateConfig | None = _UPDATE,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler: Any = None,
+    batch_size: int = 64,
+    describe: Callable[[Any], str] | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+) -> CurriculumPolicy:
+    """Learn which samples still improve ``model``, and improve it with them, Algorithm 1.
+
+    Args:
+        model: a trained model that gives logits; left with the best weights found. With ``update=None`` it is left
+            bit for bit as it was.
+        train: map-style data set, the candidates.
+        validation: map-style data set that the reward is measured on, apart from ``train`` and the test data.
+        features: of ``train`` (`curriculum_features`).
+        selection: data that decides when to stop; default: every second sample of ``validation``, taken from it.
+        collate: a list of items -> a batch; default: torch's.
+        loss: as `sample_loss_of`; ``"auto"`` serves classifiers and Hugging Face seq2seq and causal models.
+        reward: ``"first_order"`` or ``"exact"``.
+        rounds: pool size of each round.
+        agent: hyper-parameters of the agent.
+        probe_lr: of the SGD step that a reward measures.
+        probes: exact rewards a round that check the first-order ones; 0 for none.
+        candidates: rewards (first order) are taken of that many samples, drawn at random; default: of all.
+        update: how the model is updated; None trains the agent only.
+        optimizer: the pre-training's, as the paper keeps it; default: a fresh AdamW.
+        scheduler: stepped after each update.
+        batch_size: samples per forward pass of measuring.
+        describe: a training item -> text; the policy then keeps three examples of both ends.
+        out: folder; the search goes on from it after an interruption, to the same result. The policy is saved there.
+        seed: in [0, 2**63).
+
+    Returns:
+        The agent of the last round. Its score is the fall of the selection loss in nats a token (with
+        ``update=None``: the agent's mean reward at the end).
+
+    Raises:
+        ValueError: empty data, features of other data, a pool larger than the data.
+        TamisError: a loss or reward that is not finite, a model without logits or forward-mode derivatives, a journal
+            of another search.
+
+    Warns:
+        UserWarning: validation samples that are training samples too; first-order rewards that the exact ones deny.
+        NoEffectWarning: no update improved the model.
+    """
+    check_choice("reward", reward, ("first_order", "exact"))
+    check_int("probes", probes, low=0)
+    check_range("probe_lr", probe_lr, low=0, high=1, open_low=True)
+    model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    _check_data(train, validation, features, rounds, selection)
+    if selection is None:
+        validation, selection = _every_second(validation, 0), _every_second(validation, 1)
+    agent = agent or AgentConfig()
+    if update is not None and optimizer is None:
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=update.lr)
+    config = {
+        "search": "curriculum", "features": features.digest(), "model": fingerprint(dict(model.state_dict())),
+        "reward": reward, "agent": str(agent), "probe_lr": probe_lr, "probes": probes, "candidates": candidates,
+        "update": str(update), "seed": check_seed(seed), "held_out": [len(validation), len(selection)],
+        "optimizer": type(optimizer).__name__, "scheduler": type(scheduler).__name__,
+    }  # fmt: skip
+    folder = None if out is None else Path(out)
+    run = Rounds(
+        model=model, train=train, validation=validation, selection=selection, collate=collate,
+        loss=sample_loss_of(loss), reward=reward, agent=agent, probe_lr=probe_lr, probes=probes,
+        candidates=candidates, update=update, batch_size=check_int("batch_size", batch_size, low=1),
+        describe=describe, seed=seed, out=folder,
+        steps=Steps(Journal(None if folder is None else folder / "journal.jsonl", config)),
+        states=States(model, optimizer, scheduler, None if folder is None else folder / "states"),
+    )  # fmt: skip
+    policy = run.all_rounds(features, tuple(rounds))
+    if folder is not None and rank() == 0:
+        policy.save(folder)
+    return policy
+
+
+def _check_data(train: Any, validation: Any, features: CurriculumFeatures, rounds: Any, selection: Any) -> None:
+    if not rounds:
+        raise ValueError("rounds=(): must name the pool size of at least one round")
+    for pool in rounds:
+        check_int("rounds", pool, low=2, high=len(train))
+    if len(features) != len(train):
+        raise ValueError(f"features: of {len(features)} samples, but train has {len(train)}; take its own features")
+    if len(validation) < (2 if selection is None else 1) or (selection is not None and not len(selection)):
+        raise ValueError(f"validation: {len(validation)} samples; must be enough for reward and selection")
+    try:
+        held_out = {_item_print(validation[i]) for i in range(len(validation))}
+        shared = sum(_item_print(train[i]) in held_out for i in progress_bar(range(len(train)), desc="overlap"))
+    except TypeError:  # items without bytes of their own, e.g. images: cannot be compared
+        return
+    if shared and rank() == 0:
+        warnings.warn(
+            f"{shared} training samples are validation samples too: the reward will favour them for the wrong reason; "
+            "take them out of one of the two",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _item_print(item: Any) -> str:
+    return fingerprint(item if isinstance(item, dict) else list(item) if isinstance(item, tuple) else item)
+
+
+def _every_second(data: Any, start: int) -> Any:
+    return torch.utils.data.Subset(data, range(start, len(data), 2))

@@ -1,0 +1,218 @@
+"""The rounds: for three kinds of model, resumed after `kill -9`, with a model that ends no worse."""
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import tamis
+from tamis._core.errors import NoEffectWarning, TamisError
+from tamis.samplers import CurriculumFeatures, CurriculumSampler, log_likelihoods
+from tamis.samplers.curriculum_gradient import mean_loss
+from tamis.samplers.curriculum_loss import make_batch, sample_loss_of
+from tamis.search import UpdateConfig, search_curriculum
+from tamis.search.curriculum_states import States
+from tamis.search.journal import Journal
+from tamis.search.optimizers import AgentConfig
+from tests.unit.curriculum_models import MODELS, tiny_classifier
+
+AGENT = AgentConfig(steps=60, warm_up=20, replay=40, batch=4, hidden=(8, 8), trailing=20, keep_every=10)
+UPDATE = UpdateConfig(batch_size=4, lr=3e-3, eval_every=4, patience=2, max_updates=24)
+
+
+def features_of(model, items):
+    return CurriculumFeatures(
+        {"log_likelihood": torch.from_numpy(log_likelihoods(model, items))}, {"log_likelihood": ("sum", "per_token")}
+    )
+
+
+def split(items):
+    return items[:40], items[40:]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_one_call_serves_translation_language_models_and_classifiers(kind):
+    model, items = MODELS[kind]()
+    train, held_out = split(items)
+    selection = [make_batch(held_out, range(1, 20, 2), None, model)]
+    before = mean_loss(model, selection, sample_loss_of("auto"))
+    policy = search_curriculum(
+        model, train, held_out, features_of(model, train), rounds=(4, 8), agent=AGENT, update=UPDATE, probes=4,
+        describe=str,
+    )  # fmt: skip
+    after = mean_loss(model, selection, sample_loss_of("auto"))
+    assert after < before
+    assert np.isclose(policy.search.score, before - after)
+    assert policy.pool == 8
+    assert policy.search.config["agreement"] > 0.9
+    assert 0 < policy.distinct <= 1
+    assert len(policy.best) == len(policy.worst) == 3
+    assert model.training
+    assert len(list(CurriculumSampler(policy, features_of(model, train)))) == 5
+
+
+def test_without_updates_the_model_is_untouched_and_exact_probes_are_the_paper_s():
+    model, items = tiny_classifier()
+    train, held_out = split(items)
+    before = copy.deepcopy(model.state_dict())
+    settings = dict(rounds=(4,), update=None, probe_lr=1e-2)
+    table = features_of(model, train)
+    first = search_curriculum(model, train, held_out, table, agent=AGENT, **settings)
+    chosen = AgentConfig(**{**vars(AGENT), "observe": "chosen"})
+    exact = search_curriculum(model, train, held_out, table, agent=chosen, reward="exact", **settings)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    # 10 reward samples: 60 probes of 13 forwards; one gradient, 40 samples, 16 checks
+    assert exact.search.budget["sample_forwards"] == 60 * 13
+    assert first.search.budget["sample_forwards"] == 3 * 10 + 2 * 40 + 16 * 13
+    assert exact.search.score != first.search.score
+
+
+def search(out, kind="classifier", reward="first_order"):
+    model, items = MODELS[kind]()
+    train, held_out = split(items)
+    agent = AGENT if reward == "first_order" else AgentConfig(**{**vars(AGENT), "observe": "chosen"})
+    policy = search_curriculum(
+        model, train, held_out, features_of(model, train), rounds=(4, 8), agent=agent, update=UPDATE, probes=4,
+        reward=reward, out=out,
+    )  # fmt: skip
+    return policy, model
+
+
+class _Stop(Exception):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize("reward", ["first_order", "exact"])
+def test_a_search_goes_on_from_every_line_of_its_journal(tmp_path, reward, monkeypatch):
+    want, model = search(tmp_path / "whole", reward=reward)
+    assert tamis.load_policy(tmp_path / "whole") == want
+    lines = (tmp_path / "whole" / "journal.jsonl").read_bytes().splitlines()
+    number = len(lines)
+    places = range(2, number + 1) if reward == "first_order" else (2, 30, 61, 62, 64, number - 2, number)
+    killed = 5 if reward == "first_order" else 61
+    append = Journal.append
+
+    def dying(self, records):
+        append(self, records)
+        if len(self.path.read_bytes().splitlines()) >= keep:
+            raise _Stop
+
+    for keep in places:
+        folder = tmp_path / str(keep)
+        if keep != killed:
+            with monkeypatch.context() as patch:
+                patch.setattr(Journal, "append", dying)
+                with pytest.raises(_Stop):
+                    search(folder, reward=reward)
+        else:
+            assert _killed_after(folder, keep, reward) == -signal.SIGKILL
+        again, same = search(folder, reward=reward)
+        assert again == want
+        assert again.search == want.search
+        assert all(torch.equal(a, b) for a, b in zip(same.parameters(), model.parameters(), strict=True))
+        assert (folder / "journal.jsonl").read_bytes().splitlines()[1:] == lines[1:]
+
+
+def _killed_after(folder, keep, reward):
+    """Run the search in a process that kills itself with SIGKILL when its journal has ``keep`` lines."""
+    code = (
+        "import os, signal, sys\n"
+        "from tamis.search.journal import Journal\n"
+        "from tests.unit.test_curriculum_search import search\n"
+        "append = Journal.append\n"
+        "def dying(self, records):\n"
+        "    append(self, records)\n"
+        f"    if len(self.path.read_bytes().splitlines()) >= {keep}: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Journal.append = dying\n"
+        f"search({str(folder)!r}, reward={reward!r})\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False).returncode
+
+
+def test_states_keep_model_optimizer_and_scheduler(tmp_path):
+    for folder in (None, tmp_path):
+        model = nn.Linear(2, 2)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        states = States(model, optimizer, scheduler, folder)
+        x = torch.ones(3, 2)
+
+        def step(model=model, optimizer=optimizer, scheduler=scheduler, x=x):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+            scheduler.step()
+
+        step()
+        states.save("a")
+        step()
+        want = copy.deepcopy([p.detach() for p in model.parameters()]), optimizer.param_groups[0]["lr"]
+        states.save("b")
+        states.be("a")
+        step()
+        assert all(torch.equal(a, b) for a, b in zip(want[0], model.parameters(), strict=True))
+        assert optimizer.param_groups[0]["lr"] == want[1]
+        states.be("b")
+        states.drop("a")
+        assert not states.has("a")
+        with pytest.raises((TamisError, KeyError)):
+            states.be("a")
+
+
+def test_bad_input_is_named(tmp_path):
+    model, items = tiny_classifier()
+    train, held_out = split(items)
+    table = features_of(model, train)
+    quick = dict(rounds=(4,), agent=AGENT, update=None, probes=0)
+    with pytest.raises(ValueError, match="features: of 20 samples, but train has 40"):
+        search_curriculum(model, train, held_out, features_of(model, held_out), **quick)
+    with pytest.raises(ValueError, match="validation: 0 samples"):
+        search_curriculum(model, train, [], table, **quick)
+    with pytest.raises(ValueError, match="rounds=41"):
+        search_curriculum(model, train, held_out, table, **{**quick, "rounds": (41,)})
+    with pytest.warns(UserWarning, match="2 training samples are validation samples too"):
+        search_curriculum(model, train, [*held_out, *train[:2]], table, **quick)
+    broken = [(torch.full((6,), float("nan")), 0), *train[1:]]
+    with pytest.raises(TamisError, match="reward of sample 0: nan"):
+        search_curriculum(model, broken, held_out, table, **quick)
+    search_curriculum(model, train, held_out, table, out=tmp_path, **quick)
+    with pytest.raises(TamisError, match="another search: seed differ"):
+        search_curriculum(model, train, held_out, table, out=tmp_path, seed=1, **quick)
+    header = json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[0])
+    assert header["config"]["search"] == "curriculum"
+
+
+def test_no_improvement_warns_and_leaves_the_model_as_it_was():
+    model, items = tiny_classifier()
+    train, held_out = split(items)
+    before = copy.deepcopy(model.state_dict())
+    update = UpdateConfig(batch_size=4, lr=1.0, eval_every=4, patience=1, max_updates=4)
+    with pytest.warns(NoEffectWarning, match="no update lowered"):
+        policy = search_curriculum(
+            model, train, held_out, features_of(model, train), rounds=(4,), agent=AGENT, update=update, probes=0
+        )
+    assert policy.search.score == 0
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_first_order_rewards_that_lie_are_doubted():
+    model, items = tiny_classifier()
+    train, held_out = split(items)
+    with pytest.warns(UserWarning, match="first-order rewards agree"):
+        search_curriculum(
+            model, train, held_out, features_of(model, train), rounds=(4,), agent=AGENT, update=None, probe_lr=1.0
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        search_curriculum(
+            model, train, held_out, features_of(model, train), rounds=(4,), agent=AGENT, update=None, probe_lr=1e-4
+        )
