@@ -39,7 +39,7 @@ import torch
 from torch import nn
 
 from tamis._core.checks import check_choice, check_int
-from tamis._core.distributed import is_distributed, rank
+from tamis._core.distributed import gather_objects, is_distributed, rank
 from tamis._core.errors import NoEffectWarning, TamisError
 from tamis._core.policy import SearchInfo, fingerprint
 from tamis._core.rng import check_seed, seed_of
@@ -194,8 +194,10 @@ def search_swift(
         config={name: config[name] for name in ("optimizer", "metric", "num_samples", "transform", "parallel")},
     )
     policy = tables.policy(law_of(np.array(best["point"]), transform=transform), info)
-    if out is not None and rank() == 0:
-        policy.save(Path(out))
+    if out is not None:
+        if rank() == 0:
+            policy.save(Path(out))
+        gather_objects(None)  # no rank returns before the policy can be loaded
     return policy
 
 
