@@ -15,7 +15,10 @@ h*      the target        mean feature of the best combination, with which the m
 ======= ================= ==================================================================================
 
 **Deviations**: M is fitted on other videos than those it is asked about (``folds`` models); the thesis searches the
-videos M was trained on, whose losses are near 0 everywhere. Both searches of Algorithm 4 start as the thesis says
+videos M was trained on, whose losses are near 0 everywhere. M's logits are weighted by the time of the frame
+(`frames_training.time_weights`): a weak M is confident by chance where nothing is to be seen, and an argmin over its
+losses finds just those frames. A frame of next to no weight is no candidate of stage 1: it is harmless, hence often
+chosen, and would pull the target away from what is to be seen. Both searches of Algorithm 4 start as the thesis says
 (cheapest clip n times; then random frames), each with half the budget; the frame search's random start is one of its
 ``restarts`` (best kept), because one random start decides too much where a clip has few good frames.
 
@@ -37,7 +40,7 @@ from tamis._core.distributed import broadcast_object, parallel_map, rank
 from tamis._core.policy import DataInfo, SearchInfo, fingerprint
 from tamis._core.progress import progress_bar
 from tamis._core.rng import check_seed, numpy_generator
-from tamis.search.frames_training import FrameModel, MapConfig, fit_frame_model, train_map
+from tamis.search.frames_training import FrameModel, MapConfig, fit_frame_model, time_weights, train_map, weigh
 from tamis.search.journal import Journal
 from tamis.search.optimizers.guided_local_search import GLSConfig, MeanLogitObjective, guided_local_search
 from tamis.transforms.decode import open_video
@@ -67,6 +70,7 @@ def search_frames(
     candidates: int = 256,
     time_waves: int = 4,
     time_weight: float = 1.0,
+    time_bins: int = 15,
     map_config: MapConfig | None = None,
     seed: int = 0,
     out: str | Path | None = None,
@@ -91,6 +95,8 @@ def search_frames(
         candidates: at most this many frames of a video, evenly spread.
         time_waves: of relative time in a feature, see `FramePolicy`.
         time_weight: its weight.
+        time_bins: parts of a clip whose frames' logits are weighted by how much they tell
+            (`frames_training.time_weights`); 0: not at all. Not for ``logits`` of yours.
         map_config: stage 2.
         seed: of folds, models, starts and map.
         out: folder for policy, journal and what is kept.
@@ -112,6 +118,8 @@ def search_frames(
             fingerprint(features, labels, folds, seed, fit.__qualname__),
             lambda: out_of_fold_logits(features, labels, fit=fit, folds=folds, seed=seed),
         )
+        if check_int("time_bins", time_bins, low=0):
+            logits = weigh_by_time(logits, labels, time_bins)
     if [len(rows) for rows in logits] != [len(rows) for rows in features]:
         raise ValueError("logits: must be one array [m, C] a video, with a row for each candidate frame")
     options = {"num_frames": num_frames, "clip_length": clip_length, "budget": budget, "restarts": restarts}
@@ -242,13 +250,27 @@ def out_of_fold_logits(
     return [found[i] for i in range(len(features))]
 
 
+def weigh_by_time(logits: Sequence[np.ndarray], labels: np.ndarray, bins: int) -> list[np.ndarray]:
+    """Out-of-fold logits times the weight of each frame's time; the same on every process."""
+    weights = broadcast_object(time_weights(list(logits), labels, bins=bins))
+    return [weigh(clip, weights) for clip in logits]
+
+
+def _telling(logits: np.ndarray) -> np.ndarray:
+    """Frames whose logits differ between the classes, at least a tenth as much as the most decided frame's."""
+    spread = np.ptp(logits, axis=1)
+    return np.flatnonzero(spread >= 0.1 * spread.max())
+
+
 def _search_all(
     logits: Sequence[np.ndarray], labels: np.ndarray, journal: Journal, options: dict[str, int], seed: int
 ) -> None:
     """Stage 1 over all videos that the journal lacks, spread over the processes."""
 
     def one(number: int) -> dict[str, Any]:
-        chosen, cost, spent = search_clip(logits[number], int(labels[number]), seed=seed + number, **options)
+        places = _telling(logits[number])
+        chosen, cost, spent = search_clip(logits[number][places], int(labels[number]), seed=seed + number, **options)
+        chosen = places[chosen]
         return {"trial": number, "frames": chosen.tolist(), "score": -cost, "evaluations": spent}
 
     missing = [i for i in range(len(labels)) if i not in journal.records]

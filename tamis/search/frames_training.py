@@ -194,6 +194,50 @@ def fit_on_frames(
     return model
 
 
+def time_weights(logits: list[np.ndarray], labels: np.ndarray, *, bins: int = 15, steps: int = 300) -> np.ndarray:
+    """How much frames of each part of a clip tell: weights >= 0 that minimise the loss of the weighted mean logits.
+
+    A model of single frames is confident by chance in parts of a clip where nothing is to be seen, and the search would
+    choose just those frames. Logits of frames it was not fitted on show which parts these are.
+
+    Args:
+        logits: out-of-fold, [m, C] of each video.
+        labels: int [V].
+        bins: parts of a clip.
+        steps: of Adam on this convex problem.
+
+    Returns:
+        float64 [bins]; `weigh` applies them.
+    """
+    parts = np.stack([_bin_sums(clip, bins) for clip in logits])
+    features, target = torch.from_numpy(parts).float(), torch.from_numpy(labels)
+    weights = torch.full((bins,), 1.0, requires_grad=True)
+    optimizer = torch.optim.Adam([weights], 0.05)
+    for _ in range(steps):
+        mean = torch.einsum("vbc,b->vc", features, weights.clamp_min(0))
+        smooth = weights.diff().square().sum() / bins
+        loss = nn.functional.cross_entropy(mean, target) + 0.01 * weights.abs().mean() + 0.003 * smooth
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    found: np.ndarray = weights.detach().clamp_min(0).double().numpy()
+    return found
+
+
+def weigh(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Logits of a clip's frames times the weight at each frame's time, interpolated: [m, C] -> [m, C]."""
+    at = (np.arange(len(logits)) + 0.5) / len(logits) * len(weights) - 0.5
+    return np.asarray(logits * np.interp(at, np.arange(len(weights)), weights)[:, None])
+
+
+def _bin_sums(clip: np.ndarray, bins: int) -> np.ndarray:
+    """[m, C] -> [bins, C], whose weighted sum is the mean of the weighted logits."""
+    out = np.zeros((bins, clip.shape[1]))
+    for number in range(bins):
+        out[number] = weigh(clip, np.eye(bins)[number]).mean(0)
+    return out
+
+
 def pack(rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
     """Clips of different lengths as one batch: float32 [B, m, d] padded with zeros, bool [B, m]."""
     most = max(len(clip) for clip in rows)

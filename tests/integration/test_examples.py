@@ -11,6 +11,16 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 RUNS = {
+    "curriculum_trainer.py": ([], ["--samples", "160", "--epochs", "1", "--steps", "60"], "takes one of 16 candidates"),
+    "curriculum_accelerate.py": (
+        TWO_PROCESSES,
+        ["--samples", "600", "--epochs", "2", "--steps", "150"],
+        "on 2 processes",
+    ),
+    "curriculum_plain_loop.py": ([], ["--samples", "300", "--steps", "80", "--pretrain", "60"], "least wanted: "),
+    "frames_trainer.py": ([], ["--clips", "18", "--epochs", "1"], "chosen frames of 40"),
+    "frames_accelerate.py": (TWO_PROCESSES, ["--clips", "18", "--epochs", "1", "--cpu"], "2 processes; test accuracy"),
+    "frames_plain_loop.py": ([], ["--clips", "18", "--epochs", "1"], "1 videos skipped"),
     "dimreg_trainer.py": ([], ["--epochs", "1"], "embedding parameters"),
     "dimreg_accelerate.py": (TWO_PROCESSES, ["--epochs", "1", "--cpu"], "of the bytes left"),
     "dimreg_plain_loop.py": ([], ["--epochs", "1"], "test loss"),
@@ -41,7 +51,7 @@ def test_example(script, tmp_path):
 
 
 def test_every_example_is_run_and_short():
-    helpers = {"ctr_models.py", "tabular.py", "report.py", "demo_dimreg.py"}
+    helpers = {"ctr_models.py", "tabular.py", "report.py", "demo_dimreg.py", "video_clips.py"}
     scripts = {path.name for path in EXAMPLES.glob("*.py")} - helpers
     assert scripts == set(RUNS)
     assert not [name for name in scripts if len((EXAMPLES / name).read_text().splitlines()) > 120]

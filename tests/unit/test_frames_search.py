@@ -12,7 +12,7 @@ import tamis
 from tamis import PolicyError, TamisError
 from tamis._core.rng import numpy_generator
 from tamis.search.frames import out_of_fold_logits, search_clip, search_frames
-from tamis.search.frames_training import MapConfig, fit_frame_model, pack, train_map
+from tamis.search.frames_training import MapConfig, fit_frame_model, pack, time_weights, train_map, weigh
 from tamis.testing.distributed import run_distributed
 from tamis.transforms import ClipView, FrameSelectionCollator, PixelEncoder, UniformFrames
 from tamis.transforms.decode import shrink
@@ -245,3 +245,16 @@ def test_refusals():
             MapConfig(**wrong)
     with pytest.raises(ValueError, match="multiple of 4"):
         make_map("mlp", 3, 6)
+
+
+def test_time_weights_find_the_part_of_the_clip_that_tells():
+    rng = numpy_generator(3)
+    labels = np.arange(120) % 3
+    logits = [3 * rng.standard_normal((m, 3)) for m in rng.integers(20, 40, size=120)]
+    for clip, label in zip(logits, labels, strict=True):
+        clip[len(clip) // 2 : len(clip) * 3 // 5, label] += 4.0
+    weights = time_weights(logits, labels, bins=10)
+    assert weights.argmax() == 5
+    assert weights[[0, 1, 2, 3, 7, 8, 9]].max() < 0.25 * weights[5]
+    flat = weigh(logits[0], np.full(10, 2.0))
+    np.testing.assert_allclose(flat, 2 * logits[0])

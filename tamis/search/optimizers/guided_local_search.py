@@ -85,7 +85,10 @@ class MeanLogitObjective(FrameObjective):
         target = base[:, self.label, None] + self._scaled[every, self.label]
         if self._exps is None:
             moved = base[:, None, :] + self._scaled[every]
-            safe: np.ndarray = log_sum_exp(moved) - target
+            peak = moved.max(-1)
+            moved -= peak[..., None]
+            np.exp(moved, out=moved)
+            safe: np.ndarray = np.log(moved.sum(-1)) + peak - target
             return safe
         top = base.max(1, keepdims=True)
         total = np.exp(base - top) @ self._exps[:, every]
