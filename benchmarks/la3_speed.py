@@ -1,0 +1,164 @@
+"""Images per second of LabelAwareAugment against the transforms people use; ratios of CPU time, interleaved in one run.
+
+    python -m benchmarks.la3_speed              results/la3_speed.json
+    python -m benchmarks.la3_speed --quick
+
+One process, one thread, a policy of 100 random triples of all 16 operations (Identity among them, 1 in 16). Ratios
+are to torchvision v2 RandAugment with three operations on PIL images. Also: what fast mode changes, stage 2 for
+1,000 labels, and the cost of a search's iteration over that of one augmented evaluation pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from benchmarks.la3_common import planted_digits, random_policy, write
+from tamis._core.rng import numpy_generator
+from tamis.search import search_label_aware
+from tamis.search.label_aware import SPACE
+from tamis.search.label_aware_reward import RewardImages
+from tamis.search.optimizers.mrmr import select
+from tamis.transforms import LabelAwareAugment, apply_operations
+from tamis.transforms.ops import CODES, OPERATIONS, Drawn
+
+
+def pictures(side: int, count: int = 8) -> list[Image.Image]:
+    """Smooth random images."""
+    rng = numpy_generator(0, side)
+    small = rng.integers(0, 256, (count, 8, 8, 3)).astype(np.uint8)
+    return [Image.fromarray(array).resize((side, side), Image.Resampling.BICUBIC) for array in small]
+
+
+def ratios(base: str, work: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """The median over rounds of the base's CPU time over each contender's, all measured in turn in each round."""
+    for run in work.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(rounds):
+        for name, run in work.items():
+            start = time.process_time()
+            run()
+            times[name].append(time.process_time() - start)
+    return {name: float(np.median(np.array(times[base]) / np.array(taken))) for name, taken in times.items()}
+
+
+def transforms(side: int, repeats: int, rounds: int) -> dict[str, float]:
+    from timm.data.auto_augment import auto_augment_transform, rand_augment_transform
+
+    images = pictures(side)
+    tensors = [F.pil_to_tensor(image) for image in images]
+    batch = torch.stack(tensors * 16)
+    policy = random_policy(("a", "b"), 100, 0)
+    exact, fast = LabelAwareAugment(policy), LabelAwareAugment(policy, mode="fast")
+    labels = torch.zeros(len(batch), dtype=torch.int64)
+    timm = {"mean": (128, 128, 128)}
+
+    def each(transform: Callable[[Any], Any], inputs: list[Any]) -> Callable[[], None]:
+        def run() -> None:
+            for at in range(repeats):
+                transform(inputs[at % len(inputs)])
+
+        return run
+
+    def batched() -> None:
+        for _ in range(max(1, repeats // len(batch))):
+            exact.batch(batch, labels)
+
+    work = {
+        "torchvision RandAugment(3), PIL": each(v2.RandAugment(3), images),
+        "tamis exact, PIL": each(lambda image: exact(image, 0), images),
+        "tamis fast, PIL": each(lambda image: fast(image, 0), images),
+        "tamis, tensors": each(lambda image: exact(image, 0), tensors),
+        "tamis, batch of 128 tensors": batched,
+        "torchvision RandAugment(3), tensors": each(v2.RandAugment(3), tensors),
+        "torchvision RandAugment(2), PIL": each(v2.RandAugment(2), images),
+        "torchvision TrivialAugmentWide, PIL (1 operation)": each(v2.TrivialAugmentWide(), images),
+        "torchvision AutoAugment CIFAR10, PIL (about 1.3)": each(v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10), images),
+        "timm rand-m9-n3-p1 (its bicubic)": each(rand_augment_transform("rand-m9-n3-p1", dict(timm)), images),
+        "timm original (about 1.3)": each(auto_augment_transform("original", dict(timm)), images),
+    }
+    found = ratios("torchvision RandAugment(3), PIL", work, rounds)
+    found["tamis, batch of 128 tensors"] *= max(1, repeats // len(batch)) * len(batch) / repeats
+    return found
+
+
+def fast_difference(side: int, draws: int) -> dict[str, float]:
+    """How many random triples, and how many of their pixels, fast mode changes."""
+    rng, images = numpy_generator(1, side), pictures(side)
+    changed, same, levels = 0, [], []
+    for number in range(draws):
+        drawn = [Drawn(int(rng.integers(16)), int(rng.integers(CODES)), rng.random(), rng.random()) for _ in range(3)]
+        image = images[number % len(images)]
+        one, other = (np.asarray(apply_operations(image, drawn, fast=fast)).astype(int) for fast in (False, True))
+        if not np.array_equal(one, other):
+            changed += 1
+            same.append((one == other).all(-1).mean())
+            levels.append(np.abs(one - other).mean())
+    return {"share of triples changed": changed / draws, "pixels equal in those": float(np.mean(same)),
+            "mean difference in those, levels": float(np.mean(levels))}  # fmt: skip
+
+
+def search_cost(iterations: int) -> dict[str, float]:
+    """CPU time of a search's iteration, predictor included, over that of one augmented evaluation pass."""
+    parts, names = planted_digits(0)
+    images, labels = parts["reward"]
+    big = F.resize(images, [32, 32]).expand(-1, 3, -1, -1).contiguous().repeat(4, 1, 1, 1)
+    data = (big, labels.repeat(4))
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 48, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(48, 64, 3, padding=1), torch.nn.ReLU(),
+        torch.nn.MaxPool2d(4), torch.nn.Flatten(), torch.nn.Linear(4096, 16),
+    )  # fmt: skip
+    judge = RewardImages(model, data, np.arange(len(names)))
+    judge.rewards(0, SPACE[: len(names)])
+    start = time.process_time()
+    for number in range(3):
+        judge.rewards(number, SPACE[numpy_generator(3, number).integers(0, len(SPACE), len(names))])
+    one = (time.process_time() - start) / 3
+    start = time.process_time()
+    search_label_aware(model, data, classes=names, iterations=iterations, warmup=iterations // 5)
+    whole = time.process_time() - start
+    return {"images": float(len(big)), "iteration over one pass": whole / iterations / one, "seconds of one pass": one}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--data", help="not needed: the images are made here")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rounds = 2 if args.quick else 5
+    figures: dict[str, Any] = {}
+
+    def keep() -> None:
+        content = {"seeds": [0], "data": "smooth random images", "budget": {"rounds": rounds}, "figures": figures}
+        write("la3_speed" + ("_quick" if args.quick else ""), content)
+
+    for side, repeats in ((32, 256), (224, 128)):
+        figures[f"{side}x{side}"] = transforms(side, repeats // 2 if args.quick else repeats, rounds)
+        figures[f"fast mode, {side}x{side}"] = fast_difference(side, 100 if args.quick else 2000)
+        keep()
+    rewards = numpy_generator(2).normal(size=(100 if args.quick else 1000, len(SPACE)))
+    start = time.process_time()
+    select(rewards, SPACE, 100, alpha=2.5)
+    figures["stage 2"] = {"labels": len(rewards), "CPU seconds": time.process_time() - start}
+    keep()
+    figures["search"] = search_cost(10 if args.quick else 30)
+    keep()
+    for name, values in figures.items():
+        print(name)
+        for key, value in values.items():
+            print(f"  {key:52s} {value:9.3f}")
+    print(f"  operations: {len(OPERATIONS)}")
+
+
+if __name__ == "__main__":
+    main()
