@@ -54,7 +54,7 @@ def test_example(script, tmp_path):
 
 
 def test_every_example_is_run_and_short():
-    helpers = {"ctr_models.py", "tabular.py", "report.py", "demo_dimreg.py", "video_clips.py"}
+    helpers = {"ctr_models.py", "digit_images.py", "tabular.py", "report.py", "demo_dimreg.py", "video_clips.py"}
     scripts = {path.name for path in EXAMPLES.glob("*.py")} - helpers
     assert scripts == set(RUNS)
     assert not [name for name in scripts if len((EXAMPLES / name).read_text().splitlines()) > 120]
