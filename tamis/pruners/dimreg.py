@@ -48,12 +48,11 @@ from torch import Tensor, nn
 
 from tamis._core.checks import check_int, check_range
 from tamis._core.distributed import all_mean_
-from tamis._core.errors import NotPolarisedError
 from tamis._core.rng import torch_generator
 from tamis.pruners.base import Pruner
 from tamis.pruners.correlation import correlation, spectrum, top_pairs, weighted_moments
 from tamis.pruners.dimreg_config import CLOSED, OPEN, DimRegConfig
-from tamis.pruners.dimreg_cut import DimRegReport, cut_gated, gate_reach
+from tamis.pruners.dimreg_cut import DimRegReport, cut_gated, gate_reach, refuse_unsettled
 from tamis.pruners.gates import find_tables, install
 from tamis.pruners.plan import PruningPlan
 from tamis.pruners.polarisation import (
@@ -74,7 +73,6 @@ from tamis.pruners.polarisation import (
 __all__ = ["DimReg", "DimRegConfig"]
 
 COUNT_EVERY = 8  # lookups are counted on every 8th step: enough to weight rows by, and nearly free
-HALF_OPEN_ALLOWED = 0.01
 DEFAULT_REFRESH = 1000  # steps, with split="mean"; Alg. 5 says 5 epochs
 
 
@@ -251,6 +249,9 @@ class DimReg(Pruner):
         penalty, self._leaf.grad = self._leaf.grad, None
         return torch.cat(parts), penalty
 
+    def _progress(self) -> str:
+        return f"step {self._step} of total_steps={self._total_steps}"
+
     def _steps_in_all(self) -> int:
         if self._total_steps is None:
             raise ValueError(
@@ -330,7 +331,9 @@ class DimReg(Pruner):
         if self.report is not None:
             raise RuntimeError("DimReg.prune(): the model is cut already; make a new DimReg to prune it further")
         if not force:
-            self._refuse_half_open()
+            phi = self.gates
+            spent = float(self._cost[(phi >= 0.5).cpu()].sum()) / self._budget
+            refuse_unsettled(phi, gate_reach(self._per_table(phi), self.tables), spent, self.config, self._progress())
         plan, self.report = cut_gated(
             self.model,
             self.tables,
@@ -341,31 +344,6 @@ class DimReg(Pruner):
             project=project,
         )
         return plan
-
-    def _refuse_half_open(self) -> None:
-        phi, c = self.gates, self.config
-        half = (gate_reach(self._per_table(phi), self.tables) > c.threshold) & (phi < 0.5)
-        count, many = int(half.sum()), int((phi >= 0.5).sum())
-        spent = float(self._cost[(phi >= 0.5).cpu()].sum())
-        if count > HALF_OPEN_ALLOWED * len(phi):
-            what = (
-                f"{count} of {len(phi)} gates ({count / len(phi):.1%}) are half open, between threshold="
-                f"{c.threshold:g} and 0.5; at most 1 % may be"
-            )
-        elif c.split == "budget" and spent > self._budget * (1 + 1e-9):
-            what = f"{many} of {len(phi)} gates are open, the budget holds {spent / self._budget:.2g} times less"
-        else:
-            return
-        cure = "train longer, or raise gate_lr or strength"
-        if c.split == "budget":
-            cure = (
-                f"train to the end (this is step {self._step} of total_steps={self._total_steps}; with "
-                "load_best_model_at_end the best model may be an early one), or lower "
-                f"decide_by={c.decide_by:g} or closing={c.closing:g}"
-            )
-        raise NotPolarisedError(
-            f"DimReg.prune(): {what}, so nothing was cut. {cure}; or cut at 0.5 all the same: prune(force=True)"
-        )
 
     # ---- state
 

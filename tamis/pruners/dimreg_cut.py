@@ -9,14 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tamis._core.errors import NotPolarisedError
 from tamis.pruners.correlation import weighted_moments
 from tamis.pruners.cut import cut
+from tamis.pruners.dimreg_config import DimRegConfig
 from tamis.pruners.gates import Table, install, remove
 from tamis.pruners.plan import PruningPlan
 from tamis.pruners.trace import run_model
 from tamis.pruners.transplant import narrow_parameter, unwrap_optimizers
 
-__all__ = ["DimRegReport", "FieldReport", "cut_gated", "gate_reach", "largest_removed"]
+__all__ = ["DimRegReport", "FieldReport", "cut_gated", "gate_reach", "largest_removed", "refuse_unsettled"]
+
+HALF_OPEN_ALLOWED = 0.01
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,35 @@ def gate_reach(phi: Sequence[Tensor], tables: Sequence[Table]) -> Tensor:
         usual = rms[open_].mean() if bool(open_.any()) else rms.mean()
         reach.append(gate * (rms / usual.clamp(min=1e-12)).clamp(min=1.0))
     return torch.cat(reach)
+
+
+def refuse_unsettled(phi: Tensor, reach: Tensor, spent: float, config: DimRegConfig, progress: str) -> None:
+    """Raise `NotPolarisedError` if what to cut is not decided yet.
+
+    Args:
+        phi: the gates, [n].
+        reach: `gate_reach` of them.
+        spent: what the open gates cost, in budgets.
+        config: the settings.
+        progress: how far the training is, in words.
+    """
+    half = int(((reach > config.threshold) & (phi < 0.5)).sum())
+    if half > HALF_OPEN_ALLOWED * len(phi):
+        what = f"{half} of {len(phi)} gates ({half / len(phi):.1%}) are half open, between threshold="
+        what += f"{config.threshold:g} and 0.5; at most 1 % may be"
+    elif config.split == "budget" and spent > 1 + 1e-9:
+        what = f"{int((phi >= 0.5).sum())} of {len(phi)} gates are open, the budget holds {spent:.2g} times less"
+    else:
+        return
+    cure = "train longer, or raise gate_lr or strength"
+    if config.split == "budget":
+        cure = (
+            f"train to the end (this is {progress}; with load_best_model_at_end the best model may be an early one), "
+            f"or lower decide_by={config.decide_by:g} or closing={config.closing:g}"
+        )
+    raise NotPolarisedError(
+        f"DimReg.prune(): {what}, so nothing was cut. {cure}; or cut at 0.5 all the same: prune(force=True)"
+    )
 
 
 def largest_removed(phi: Sequence[Tensor], tables: Sequence[Table]) -> float:

@@ -20,7 +20,7 @@ class ShuffleSampler(StatefulSampler):
 
     def __init__(self, data_size: int, *, seed: int = 0) -> None:
         super().__init__(data_size, seed=seed)
-        self.data_size = data_size
+        self.data_size: int = data_size
 
     def indices(self, epoch: int, start: int) -> Iterator[np.ndarray]:
         """One chunk: the whole permutation."""
