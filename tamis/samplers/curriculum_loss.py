@@ -58,9 +58,11 @@ def sample_loss(model: nn.Module, batch: Any, loss: str = "auto") -> tuple[Tenso
         TamisError: the model's output holds no logits, or ``loss="auto"`` cannot tell.
         TypeError: a batch without labels.
     """
-    inputs, labels = _split(batch)
+    config = getattr(model, "config", None)
+    inputs, labels = _split(batch, needs_labels=getattr(config, "is_encoder_decoder", True))
     output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
     logits = _logits(output)
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     if logits.ndim == 2 and labels.ndim == 1:
         return nn.functional.cross_entropy(logits, labels, reduction="none"), torch.ones_like(labels)
     if logits.ndim != 3 or labels.ndim != 2:
@@ -69,7 +71,6 @@ def sample_loss(model: nn.Module, batch: Any, loss: str = "auto") -> tuple[Tenso
             "[B, T]; pass loss=your_function"
         )
     if loss == "auto":
-        config = getattr(model, "config", None)
         if config is None:
             raise TamisError(f'{type(model).__name__} has no config: pass loss="seq2seq" or loss="causal"')
         loss = "seq2seq" if getattr(config, "is_encoder_decoder", False) else "causal"
@@ -152,12 +153,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _split(batch: Any) -> tuple[Any, Tensor]:
-    """(what the model is called with, labels)."""
+def _split(batch: Any, needs_labels: bool) -> tuple[Any, Tensor]:
+    """(what the model is called with, labels); an encoder-decoder makes its decoder's inputs from the labels."""
     if isinstance(batch, Mapping):
         inputs: Any = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
         labels = inputs.get("labels", inputs.get("label"))
-        if inputs.get("decoder_input_ids") is not None or (isinstance(labels, Tensor) and labels.ndim == 1):
+        given = inputs.get("decoder_input_ids") is not None or (isinstance(labels, Tensor) and labels.ndim == 1)
+        if given or not needs_labels:
             inputs = {name: value for name, value in inputs.items() if name not in ("labels", "label")}
     else:
         pair = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (None, None)

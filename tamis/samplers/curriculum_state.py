@@ -121,6 +121,14 @@ class CurriculumFeatures:
         names = tuple(columns) or _default_names(name, tensor)
         return replace(self, groups={**self.groups, name: tensor}, columns={**self.columns, name: names})
 
+    def check(self, data: Any, text: Sequence[str]) -> None:
+        """Raise `ValueError` unless the features were computed from these text columns of ``data``, in this order."""
+        read = _Columns(data)
+        if len(read) != len(self):
+            raise ValueError(f"data: {len(read)} samples, the features {len(self)}: compute its own features")
+        if _fingerprint([read[name] for name in text]) != self.fingerprint:
+            raise ValueError(f"data: the columns {', '.join(text)} are not those of the features; compute its own")
+
     def digest(self) -> str:
         """sha256 over all names and values."""
         return fingerprint(self.fingerprint, {k: list(v) for k, v in self.columns.items()}, self.groups)
@@ -198,7 +206,7 @@ def curriculum_features(
     """
     check_int("order", order, low=1)
     read = _Columns(data)
-    sides = [fingerprint(*_bytes_of(read[name])) for name in text]
+    sides = [_fingerprint([read[name]]) for name in text]
     features: dict[str, tuple[np.ndarray, list[str]]] = {}
     parts = parallel_map(lambda k: _text_block_cached(cache, sides[k], read[text[k]], order), list(range(len(text))))
     statistics = [f"{n}-gram.{s}" for n in range(1, order + 1) for s in STATISTICS]
@@ -235,7 +243,7 @@ def curriculum_features(
     for name, (block, known) in features.items():
         groups[name] = torch.from_numpy(np.ascontiguousarray(block, np.float32))
         names[name] = tuple(known) or _default_names(name, groups[name])
-    return CurriculumFeatures(groups, names, fingerprint(*sides) if sides else "")
+    return CurriculumFeatures(groups, names, _fingerprint([read[name] for name in text]))
 
 
 def _default_names(group: str, values: Tensor) -> tuple[str, ...]:
@@ -319,6 +327,11 @@ def _dealt(read: _Columns, function: Callable[[dict[str, list[Any]]], list[Any]]
     for at in progress_bar(range(low, high, _STRETCH), desc=name):
         mine += function(read.rows(at, min(at + _STRETCH, high)))
     return [value for part in gather_objects(mine) for value in part]
+
+
+def _fingerprint(columns: list[Any]) -> str:
+    """sha256 over text columns; "" for none."""
+    return fingerprint(*[fingerprint(*_bytes_of(column)) for column in columns]) if columns else ""
 
 
 def _bytes_of(column: Any) -> list[Any]:

@@ -136,6 +136,11 @@ def test_features_go_to_a_dataset_a_file_and_back(tmp_path):
     again = CurriculumFeatures.load(tmp_path / "f.safetensors")
     assert again.digest() == features.digest()
     assert again.columns == features.columns
+    again.check(data, ["t"])
+    with pytest.raises(ValueError, match="5 samples, the features 6"):
+        again.check(data.select(range(5)), ["t"])
+    with pytest.raises(ValueError, match="not those of the features"):
+        again.check(data.select([1, 0, 2, 3, 4, 5]), ["t"])
 
 
 def test_the_cache_is_used_for_the_same_columns_and_weights_only(tmp_path, monkeypatch):
@@ -192,6 +197,15 @@ def test_log_likelihood_equals_the_reference_and_restores_the_mode():
     pairs = list(zip(torch.eye(6), range(6), strict=True))
     got = log_likelihoods(classifier(), pairs)
     assert np.allclose(got[:, 0], got[:, 1])
+
+
+def test_half_precision_logits_are_summed_in_float32():
+    model, x = classifier(), torch.randn(4, 6, generator=torch_generator(3))
+    labels = torch.tensor([0, 1, 2, 3])
+    want, _ = sample_loss(model, (x, labels))
+    got, _ = sample_loss(model.bfloat16(), (x.bfloat16(), labels))
+    assert got.dtype == torch.float32
+    assert torch.allclose(got, want, atol=0.1)
 
 
 def test_bad_input_is_named():
