@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 HERE = Path(__file__).parent
@@ -68,6 +69,31 @@ def tables(figures: Any) -> Iterator[str]:
         yield ""
 
 
+T_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # Student's t, two-sided
+
+
+def paired(figures: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Runs per method and seed as one row a method: mean test score, and our method minus it over the shared seeds.
+
+    Ours is the first method whose name starts with DimReg; an interval needs at least two seeds.
+    """
+    ours = next(name for name in figures if name.startswith("DimReg"))
+    summary = {}
+    for name, runs in figures.items():
+        shared = sorted(runs.keys() & figures[ours].keys())
+        gaps = [figures[ours][seed]["test"] - runs[seed]["test"] for seed in shared]
+        row = {
+            "seeds": len(runs),
+            "share of parameters": mean(run["share"] for run in runs.values()),
+            "test AUC": mean(run["test"] for run in runs.values()),
+            f"{ours} minus it": mean(gaps) if gaps and name != ours else None,
+        }
+        if len(gaps) in T_95 and name != ours:
+            row["95 % +-"] = T_95[len(gaps)] * stdev(gaps) / len(gaps) ** 0.5
+        summary[name] = row
+    return summary
+
+
 def section(path: Path) -> str:
     """One benchmark's part of the page."""
     result = json.loads(path.read_text())
@@ -78,7 +104,8 @@ def section(path: Path) -> str:
         k: result[k] for k in ("data", "seeds", "seed", "budget", "versions") if result.get(k) not in (None, {}, [])
     }
     lines += ["; ".join(f"{key}: {describe(value)}" for key, value in facts.items()) + ".", ""]
-    return "\n".join([*lines, *tables(result["figures"])])
+    runs = result["benchmark"] == "dimreg_real"
+    return "\n".join([*lines, *tables({"": paired(result["figures"])} if runs else result["figures"])])
 
 
 def describe(value: Any) -> str:
