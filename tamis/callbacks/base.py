@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch.utils.data import DistributedSampler, IterableDataset, RandomSampler, Sampler
 
-__all__ = ["Stateful", "check_length", "check_sampler"]
+__all__ = ["Stateful", "check_length", "check_sampler", "innermost_sampler"]
 
 
 @runtime_checkable
@@ -71,3 +71,11 @@ def check_length(sampler: Any, length: int) -> None:
             f"len(sampler)={len(sampler)}: was {length} when training was prepared, and the trainer computed its "
             "steps from that; keep num_samples fixed during train()"
         )
+
+
+def innermost_sampler(loader: Any) -> Any:
+    """The index sampler of a `DataLoader`, under whatever wrappers accelerate put around its batch sampler."""
+    sampler = loader.batch_sampler
+    while hasattr(sampler, "batch_sampler"):
+        sampler = sampler.batch_sampler
+    return getattr(sampler, "sampler", sampler)

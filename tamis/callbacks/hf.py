@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import warnings
-import weakref
 from typing import Any
 
 from transformers import TrainerCallback
@@ -17,24 +16,33 @@ from transformers.trainer_callback import ExportableState
 from tamis._core.distributed import broadcast_object
 from tamis._core.errors import NoEffectWarning, NotPolarisedError, TamisError
 from tamis._core.state import from_jsonable, to_jsonable
-from tamis.callbacks.base import check_length, check_sampler
+from tamis.callbacks.base import check_length, check_sampler, innermost_sampler
 from tamis.pruners.base import Pruner, Regularizer
 
 __all__ = ["PruningCallback", "SamplerCallback", "attach_pruner", "attach_sampler"]
 
 
 class _ComponentCallback(TrainerCallback, ExportableState):
-    """Carries one component's state through ``trainer_state.json``."""
+    """Carries one component's state through ``trainer_state.json``.
 
-    _latest: weakref.ref[Any] | None = None
+    With ``restore_callback_states_from_checkpoint`` Trainer replaces each callback by ``type(callback)(**args)``, made
+    from JSON, which cannot hold a sampler. So each instance gets a class of its own that remembers its attributes:
+    the replacement has the same ones, and the component that was there stays in use.
+    """
 
-    def __init__(self, component: Any = None) -> None:
-        if component is None:  # Trainer rebuilds callbacks from JSON if told to; the live component stays the same
-            component = self._latest() if self._latest is not None else None
-            if component is None:
-                raise TypeError(f"{type(self).__name__}: missing its component, e.g. {type(self).__name__}(component)")
+    _shared: dict[str, Any] | None = None
+
+    def __init__(self, component: Any = None, **attributes: Any) -> None:
+        cls = type(self)
+        if component is None:
+            if cls._shared is None:
+                raise TypeError(f"{cls.__name__}: missing its component, e.g. {cls.__name__}(component)")
+            self.__dict__ = cls._shared
+            return
         self.component = component
-        type(self)._latest = weakref.ref(component)
+        self.__dict__.update(attributes)
+        own: Any = type(cls.__name__, (cls,), {"_shared": self.__dict__, "__module__": cls.__module__})
+        self.__class__ = own
 
     def state(self) -> dict[str, Any]:
         """What Trainer writes at every checkpoint."""
@@ -64,14 +72,15 @@ class SamplerCallback(_ComponentCallback):
     such limit.
     """
 
+    _length: int
+
     def __init__(self, sampler: Any = None) -> None:
-        super().__init__(sampler)
-        self._length = 0
+        super().__init__(sampler, _length=0)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         loader = kwargs["train_dataloader"]
         check_sampler(self.component, loader.dataset)
-        present = _innermost_sampler(loader)
+        present = innermost_sampler(loader)
         if present is not self.component:
             check_length(self.component, len(present))
         loader.set_sampler(self.component)  # also lets set_epoch through the wrappers that accelerate adds
@@ -82,14 +91,6 @@ class SamplerCallback(_ComponentCallback):
         check_length(self.component, self._length)
         # accelerate's own set_epoch misses the sampler after a mid-epoch resume on several processes
         self.component.set_epoch(int(state.epoch or 0))
-
-
-def _innermost_sampler(loader: Any) -> Any:
-    """The index sampler under accelerate's wrappers."""
-    sampler = loader.batch_sampler
-    while hasattr(sampler, "batch_sampler"):
-        sampler = sampler.batch_sampler
-    return getattr(sampler, "sampler", sampler)
 
 
 class PruningCallback(_ComponentCallback):
@@ -108,14 +109,23 @@ class PruningCallback(_ComponentCallback):
             first rows of the training set are used: the cut finds and checks with them what it may slice.
     """
 
+    prune_at_end: bool
+    prune_options: dict[str, Any]
+    plan: Any  # what the cut returned
+    _trainer: Any  # set by attach
+    _in_loss: bool
+    _scale: float
+
     def __init__(self, pruner: Regularizer | None = None, *, prune_at_end: bool = True, **prune_options: Any) -> None:
-        super().__init__(pruner)
-        self.prune_at_end = prune_at_end
-        self.prune_options = prune_options
-        self.plan: Any = None
-        self._trainer: Any = None  # set by attach
-        self._in_loss = False
-        self._scale = 1.0
+        super().__init__(
+            pruner,
+            prune_at_end=prune_at_end,
+            prune_options=prune_options,
+            plan=None,
+            _trainer=None,
+            _in_loss=False,
+            _scale=1.0,
+        )
 
     def state(self) -> dict[str, Any]:
         return super().state() if isinstance(self.component, Pruner) else {"args": {}, "attributes": {"saved": {}}}
@@ -182,9 +192,11 @@ class PruningCallback(_ComponentCallback):
 
 
 def _first_rows(loader: Any, count: int = 64) -> Any:
-    """The first rows of the loader's data set as one batch on its device, the same on every rank."""
+    """The first rows of the loader's data set as one batch on its device, the same on every rank; None for a stream."""
     from accelerate.utils import send_to_device
 
+    if not (hasattr(loader.dataset, "__getitem__") and hasattr(loader.dataset, "__len__")):
+        return None
     dataset, indices = loader.dataset, list(range(min(count, len(loader.dataset))))
     rows = dataset.__getitems__(indices) if hasattr(dataset, "__getitems__") else [dataset[i] for i in indices]
     return send_to_device(broadcast_object(loader.collate_fn(rows)), loader.device)
@@ -208,6 +220,9 @@ def attach_pruner(trainer: Any, pruner: Regularizer, *, penalty: str = "grad", *
     callback = PruningCallback(pruner, **options)
     callback._trainer = trainer
     callback._in_loss = penalty == "loss"
+    unpatched = getattr(trainer.compute_loss, "__wrapped__", None)
+    if unpatched is not None and getattr(trainer.compute_loss, "_by_tamis", False):
+        trainer.compute_loss = unpatched  # of an earlier attach
     if callback._in_loss:
         trainer.compute_loss = _with_penalty(trainer, trainer.compute_loss, callback)
     trainer.add_callback(callback)
@@ -231,4 +246,5 @@ def _with_penalty(trainer: Any, compute_loss: Any, callback: PruningCallback) ->
         term = callback.component.penalty() / (steps if scaled else 1)
         return (result[0] + term, result[1]) if return_outputs else result + term
 
+    wrapped._by_tamis = True  # type: ignore[attr-defined]
     return wrapped

@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from tamis._core.checks import check_int
-from tamis.callbacks.base import Stateful, check_length, check_sampler
+from tamis.callbacks.base import Stateful, check_length, check_sampler, innermost_sampler
 
 __all__ = ["ResumableLoader"]
 
@@ -34,6 +34,17 @@ class ResumableLoader:
 
     def __init__(self, loader: DataLoader[Any], sampler: Any, **components: Stateful) -> None:
         check_sampler(sampler, loader.dataset)
+        used = innermost_sampler(loader)
+        if used is not sampler:
+            raise ValueError(
+                f"loader draws from a {type(used).__name__}, not from the sampler that was given: build it with "
+                "DataLoader(dataset, batch_size=..., sampler=sampler)"
+            )
+        if not hasattr(loader, "end_of_dataloader") and loader.batch_size is None:
+            raise ValueError(
+                "loader has a batch_sampler of its own, whose position cannot be found again; "
+                "build it with DataLoader(dataset, batch_size=..., sampler=sampler)"
+            )
         self.loader, self.sampler, self.components = loader, sampler, components
         self.epoch = 0
         self.batch = 0

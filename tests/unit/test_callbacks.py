@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from tamis import TamisError
 from tamis._core.state import from_jsonable, read_state, to_jsonable, write_state
@@ -60,7 +60,7 @@ def test_length_changed_after_preparation(tmp_path):
     attach(trainer, sampler)
     loader = ResumableLoader(DataLoader(IndexedDataset(8), sampler=sampler), sampler)
 
-    class Shrink(type(trainer.callback_handler.callbacks[-1]).__mro__[2]):
+    class Shrink(TrainerCallback):
         def on_epoch_end(self, *args, **kwargs):
             sampler.num_samples = 4
 
@@ -121,3 +121,71 @@ def test_resumable_loader_refuses_other_components():
     state = ResumableLoader(loader, sampler).state_dict()
     with pytest.raises(ValueError, match="build the ResumableLoader with the same names"):
         ResumableLoader(loader, sampler, other=sampler).load_state_dict(state)
+
+
+def test_resumable_loader_refuses_a_loader_that_draws_elsewhere():
+    sampler, data = ShuffleSampler(8), IndexedDataset(8)
+    with pytest.raises(ValueError, match="draws from a RandomSampler, not from the sampler"):
+        ResumableLoader(DataLoader(data, batch_size=2, shuffle=True), sampler)
+    batches = torch.utils.data.BatchSampler(sampler, 2, False)
+    with pytest.raises(ValueError, match="batch_sampler of its own"):
+        ResumableLoader(DataLoader(data, batch_sampler=batches), sampler)
+
+
+class CountedL1(ScaleL1):
+    calls = 0
+
+    def penalty(self):
+        self.calls += 1
+        return super().penalty()
+
+
+@pytest.mark.parametrize("penalty", ["grad", "loss"])
+def test_attaching_twice_replaces(tmp_path, penalty):
+    trainer = make_trainer(tmp_path)
+    first, second = (CountedL1(trainer.model.scale) for _ in range(2))
+    attach(trainer, first, penalty="loss")
+    attach(trainer, second, penalty=penalty)
+    trainer.train()
+    assert (first.calls, second.calls) == (0, 4)
+
+
+@pytest.mark.parametrize("flag", [False, True])
+def test_penalty_in_the_loss_is_added_once_after_a_resume(tmp_path, flag):
+    def run(**options):
+        trainer = make_trainer(tmp_path, restore_callback_states_from_checkpoint=flag, **options)
+        other = make_trainer(tmp_path)  # another trainer's callback must not be taken for this one's
+        component = CountedL1(trainer.model.scale)
+        callback = attach(trainer, component, penalty="loss", prune_at_end=False)
+        attach(trainer, ShuffleSampler(8))
+        attach(other, CountedL1(other.model.scale), penalty="loss")
+        return trainer, component, callback
+
+    whole, *_ = run(save_strategy="steps", save_steps=2)
+    whole.train()
+    again, component, callback = run()
+    again.train(resume_from_checkpoint=f"{tmp_path}/checkpoint-2")
+    assert component.calls == 2
+    assert torch.equal(whole.model.scale, again.model.scale)
+    live = next(cb for cb in again.callback_handler.callbacks if isinstance(cb, PruningCallback))
+    assert live.component is component
+    assert live._in_loss
+    assert not live.prune_at_end
+    assert live.__dict__ is callback.__dict__
+
+
+def test_a_stream_is_cut_without_example_rows(tmp_path):
+    from tests.contract.factories import Clicks, make_dimreg
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            data = Clicks()
+            yield from (data[i] for i in range(24))
+
+    model, pruner, _ = make_dimreg()
+    settings = quiet_arguments(tmp_path, per_device_train_batch_size=2, max_steps=24)
+    trainer = Trainer(model, settings, train_dataset=Stream())
+    callback = attach(trainer, pruner)
+    trainer.train()
+    assert callback.plan is not None
+    assert pruner.report.output_change is None
