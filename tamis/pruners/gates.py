@@ -49,7 +49,8 @@ class _Scale(torch.autograd.Function):
             ) from error
         grad_rows = grad_gate = None
         if ctx.needs_input_grad[1]:
-            each = (grad * product).reshape(-1, len(phi))
+            wide = torch.promote_types(grad.dtype, torch.float32)  # a product of two halves underflows to 0
+            each = (grad.to(wide) * product.to(wide)).reshape(-1, len(phi))
             grad_gate = each.sum(0, dtype=torch.float32) * rest
         if ctx.needs_input_grad[0]:
             grad_rows = grad * phi.to(grad.dtype)
@@ -61,7 +62,8 @@ class _Gated(nn.Module):
 
     Attributes:
         gate: [d] float32, logits; a leaf that requires grad.
-        counts: [rows] int32: how often each row was looked up on counted steps, by all ranks together.
+        counts: [rows] int32: how often each row was looked up on counted steps, by all ranks together; it stops at
+            the largest int32.
         fresh: [rows] int32: the lookups of this rank in the step under way; no buffer, since ranks differ in it.
         counting: whether this step is counted.
     """
@@ -143,6 +145,15 @@ class Table:
         """Bytes of one dimension: rows x element size."""
         return self.rows * self.weight.element_size()
 
+    @property
+    def unfit(self) -> str:
+        """Why the table cannot be gated, in words; empty if it can."""
+        if self.rows == 0:
+            return "it has no rows, so there is nothing to prune"
+        if any(module.max_norm is not None for module in self.modules):
+            return "it has max_norm, which rescales rows by dimensions that the cut takes away; set max_norm=None"
+        return ""
+
     def lookups(self) -> Tensor | None:
         """[rows] float32: how often each row was looked up, by all ranks; None if nothing was counted.
 
@@ -156,7 +167,8 @@ class Table:
     def merge_lookups(self) -> None:
         """Add the step's lookups of all ranks to ``counts``: the same numbers on every rank, and in a checkpoint."""
         for module in self.modules:
-            module.counts += all_sum_(module.fresh)
+            room = torch.iinfo(module.counts.dtype).max - module.counts
+            module.counts += torch.minimum(all_sum_(module.fresh), room)
             module.fresh.zero_()
 
 
@@ -165,10 +177,11 @@ def find_tables(model: nn.Module, tables: Mapping[str, str] | None = None) -> li
 
     Args:
         model: anything with `nn.Embedding` or `nn.EmbeddingBag` inside.
-        tables: field name -> module path; None: every table with at least two dimensions, named by its path.
+        tables: field name -> module path; None: every table with at least two dimensions and a row and without
+            ``max_norm``, named by its path.
 
     Raises:
-        ValueError: no table, an unknown path, a table named twice.
+        ValueError: no table, an unknown path, a table named twice, one without rows or with ``max_norm`` named.
         TypeError: a named module is not an embedding, or a subclass with a forward of its own.
     """
     found: dict[int, Table] = {}
@@ -181,12 +194,14 @@ def find_tables(model: nn.Module, tables: Mapping[str, str] | None = None) -> li
             table.modules.append(module)
     if tables is None:
         wide = [table for table in found.values() if table.width > 1]
-        if not wide:
+        fit = [table for table in wide if not table.unfit]
+        if not fit:
+            why = _gated_already(model) or "; ".join(f"{table.field!r}: {table.unfit}" for table in wide)
             raise ValueError(
                 f"model={type(model).__name__}: must contain an nn.Embedding or nn.EmbeddingBag with at least two "
-                f"dimensions; {_gated_already(model) or 'it has none, so there is nothing to prune'}"
+                f"dimensions that can be gated; {why or 'it has none, so there is nothing to prune'}"
             )
-        return wide
+        return fit
     return _named(model, tables, list(found.values()))
 
 
@@ -208,6 +223,8 @@ def _named(model: nn.Module, tables: Mapping[str, str], found: list[Table]) -> l
                 f"{type(modules[path]).__name__}; a subclass has a forward of its own, which gates would replace"
             )
         table = by_path[path]
+        if table.unfit:
+            raise ValueError(f"tables[{field!r}]={path!r}: must be a table that can be gated; {table.unfit}")
         if id(table) in chosen:
             raise ValueError(
                 f"tables: fields {chosen[id(table)].field!r} and {field!r} share one table ({path!r}), which has one "

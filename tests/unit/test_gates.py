@@ -162,6 +162,38 @@ def test_tables_of_width_one_are_left_alone_unless_named() -> None:
     assert [table.field for table in gates.find_tables(model, {"x": "linear"})] == ["x"]
 
 
+def test_tables_without_rows_or_with_max_norm_are_left_alone() -> None:
+    model = nn.ModuleDict({"a": nn.Embedding(0, 4), "b": nn.Embedding(9, 4, max_norm=1.0), "c": nn.Embedding(9, 4)})
+    assert [table.field for table in gates.find_tables(model)] == ["c"]
+
+
+def test_a_weight_that_one_module_of_two_renormalises_is_left_alone() -> None:
+    model = nn.ModuleDict({"a": nn.Embedding(9, 4), "b": nn.Embedding(9, 4, max_norm=1.0), "c": nn.Embedding(9, 4)})
+    model["b"].weight = model["a"].weight
+    assert [table.field for table in gates.find_tables(model)] == ["c"]
+
+
+def test_lookups_stop_at_the_largest_number_that_fits() -> None:
+    module = gated(nn.Embedding(3, 4))
+    table = gates.Table("t", ["0"], [module])
+    largest = torch.iinfo(torch.int32).max
+    module.counts[1] = largest - 1
+    module.counting = True
+    module(torch.tensor([1, 1, 1, 2]))
+    table.merge_lookups()
+    assert module.counts.tolist() == [0, largest, 1]
+    assert bool((table.lookups() >= 0).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_gate_of_a_half_precision_table_hears_of_small_gradients(dtype: torch.dtype) -> None:
+    module = gated(nn.Embedding.from_pretrained(torch.full((10, 4), 2.0**-12), freeze=False)).to(dtype)
+    head = torch.full((1, 4), 2.0**-14, dtype=dtype)  # the product 2**-26 is 0 in float16
+    (module(torch.tensor([1])) * head).sum().backward()
+    slope = torch.sigmoid(LOGITS) * torch.sigmoid(-LOGITS)
+    assert torch.allclose(module.gate.grad, 2.0**-26 * slope, rtol=1e-2, atol=0)
+
+
 class Doubled(nn.Embedding):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return 2 * super().forward(input)
@@ -178,6 +210,10 @@ class Doubled(nn.Embedding):
         (nn.Sequential(nn.Embedding(9, 4), nn.ReLU()), {"user": "1"}, TypeError, "not a ReLU"),
         (nn.Sequential(Doubled(9, 4)), {"user": "0"}, TypeError, "a subclass has a forward of its own"),
         (nn.Sequential(nn.Embedding(9, 4)), {"a": "0", "b": "0"}, ValueError, "'a' and 'b' share one table"),
+        (nn.Sequential(nn.Embedding(9, 4, max_norm=1.0)), {"a": "0"}, ValueError, "'a'.*'0'.* it has max_norm"),
+        (nn.Sequential(nn.EmbeddingBag(9, 4, max_norm=1.0)), None, ValueError, "'0': it has max_norm"),
+        (nn.Sequential(nn.Embedding(0, 4)), {"a": "0"}, ValueError, "'a'.*'0'.* it has no rows"),
+        (nn.Sequential(nn.Embedding(0, 4)), None, ValueError, "'0': it has no rows"),
     ],
 )
 def test_bad_input(model: nn.Module, tables: dict[str, str] | None, error: type[Exception], words: str) -> None:
