@@ -52,7 +52,7 @@ from tamis._core.rng import torch_generator
 from tamis.pruners.base import Pruner
 from tamis.pruners.correlation import correlation, spectrum, top_pairs, weighted_moments
 from tamis.pruners.dimreg_config import CLOSED, OPEN, DimRegConfig
-from tamis.pruners.dimreg_cut import DimRegReport, cut_gated, gate_reach, refuse_unsettled
+from tamis.pruners.dimreg_cut import DimRegReport, cut_gated, refuse_unsettled
 from tamis.pruners.gates import find_tables, install
 from tamis.pruners.plan import PruningPlan
 from tamis.pruners.polarisation import (
@@ -319,13 +319,15 @@ class DimReg(Pruner):
 
         Args:
             optimizer: as for `tamis.pruners.cut`, and so are ``consumers``, ``example_inputs`` and ``project``.
-            force: cut at phi = 0.5 even if gates are half open.
+            force: cut at phi = 0.5 although `NotPolarisedError` would be raised.
             consumers: see there.
             example_inputs: see there; the report then has the largest change of an output.
             project: see there.
 
         Raises:
-            NotPolarisedError: more than 1 % of the gates are half open; nothing is changed.
+            NotPolarisedError: more than 1 % of the gates are half open, the budget is not met yet, or a value that
+                would be cut is large against those that stay; nothing is changed.
+            FloatingPointError: a table holds NaN or infinity, ``force`` or not; nothing is changed.
             RuntimeError: cut already.
         """
         if self.report is not None:
@@ -333,7 +335,7 @@ class DimReg(Pruner):
         if not force:
             phi = self.gates
             spent = float(self._cost[(phi >= 0.5).cpu()].sum()) / self._budget
-            refuse_unsettled(phi, gate_reach(self._per_table(phi), self.tables), spent, self.config, self._progress())
+            refuse_unsettled(self._per_table(phi), self.tables, spent, self.config, self._progress())
         plan, self.report = cut_gated(
             self.model,
             self.tables,

@@ -18,9 +18,18 @@ from tamis.pruners.plan import PruningPlan
 from tamis.pruners.trace import run_model
 from tamis.pruners.transplant import narrow_parameter, unwrap_optimizers
 
-__all__ = ["DimRegReport", "FieldReport", "cut_gated", "gate_reach", "largest_removed", "refuse_unsettled"]
+__all__ = [
+    "DimRegReport",
+    "FieldReport",
+    "column_peaks",
+    "cut_gated",
+    "gate_reach",
+    "refuse_unsettled",
+    "removed_and_kept",
+]
 
 HALF_OPEN_ALLOWED = 0.01
+REMOVED_ALLOWED = 10.0  # thresholds: with 0.001, a value that is cut may be 1 % of the largest that stays
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,25 @@ class DimRegReport:
         return "\n".join(lines)
 
 
+def column_peaks(tables: Sequence[Table]) -> list[Tensor]:
+    """Largest |V| of every dimension over all rows, looked up or not; per table [d].
+
+    Raises:
+        FloatingPointError: a table holds NaN or infinity.
+    """
+    peaks = []
+    for table in tables:
+        low, high = torch.aminmax(table.weight.detach(), dim=0)
+        peak = torch.maximum(low.abs(), high.abs())
+        if not bool(torch.isfinite(peak).all()):
+            raise FloatingPointError(
+                f"DimReg.prune(): table {table.field!r} holds NaN or infinity, so nothing was cut; "
+                "repair its rows, or go back to a checkpoint from before"
+            )
+        peaks.append(peak)
+    return peaks
+
+
 def gate_reach(phi: Sequence[Tensor], tables: Sequence[Table]) -> Tensor:
     """What each gate lets through, whatever V's scale: phi x max(1, rms(V) / rms of the table's open columns), [n].
 
@@ -92,24 +120,42 @@ def gate_reach(phi: Sequence[Tensor], tables: Sequence[Table]) -> Tensor:
     return torch.cat(reach)
 
 
-def refuse_unsettled(phi: Tensor, reach: Tensor, spent: float, config: DimRegConfig, progress: str) -> None:
-    """Raise `NotPolarisedError` if what to cut is not decided yet.
+def refuse_unsettled(
+    phi: Sequence[Tensor], tables: Sequence[Table], spent: float, config: DimRegConfig, progress: str
+) -> None:
+    """Raise `NotPolarisedError` if what to cut is not decided yet, or the cut would take away large values.
+
+    The first is judged by `gate_reach`. The second bounds what the outputs can change by: no closed value phi |V| may
+    be more than `REMOVED_ALLOWED` x ``threshold`` times the largest that stays of the same table (of all tables, if
+    it keeps none; the largest |V|, if nothing is kept), in any row, looked up or not.
 
     Args:
-        phi: the gates, [n].
-        reach: `gate_reach` of them.
+        phi: the gates, per table [d].
+        tables: the tables, in the same order.
         spent: what the open gates cost, in budgets.
         config: the settings.
         progress: how far the training is, in words.
+
+    Raises:
+        FloatingPointError: a table holds NaN or infinity.
     """
-    half = int(((reach > config.threshold) & (phi < 0.5)).sum())
-    if half > HALF_OPEN_ALLOWED * len(phi):
-        what = f"{half} of {len(phi)} gates ({half / len(phi):.1%}) are half open, between threshold="
+    peaks, reach, flat = column_peaks(tables), gate_reach(phi, tables), torch.cat(list(phi))
+    half = int(((reach > config.threshold) & (flat < 0.5)).sum())
+    if half > HALF_OPEN_ALLOWED * len(flat):
+        what = f"{half} of {len(flat)} gates ({half / len(flat):.1%}) are half open, between threshold="
         what += f"{config.threshold:g} and 0.5; at most 1 % may be"
     elif config.split == "budget" and spent > 1 + 1e-9:
-        what = f"{int((phi >= 0.5).sum())} of {len(phi)} gates are open, the budget holds {spent:.2g} times less"
+        what = f"{int((flat >= 0.5).sum())} of {len(flat)} gates are open, the budget holds {spent:.2g} times less"
     else:
-        return
+        removed, kept = removed_and_kept(phi, peaks)
+        every = float(kept.max()) or max(float(peak.max()) for peak in peaks)
+        share = removed / torch.where(kept > 0, kept, every).clamp(min=1e-12)
+        worst = int(share.argmax())
+        if float(share[worst]) <= REMOVED_ALLOWED * config.threshold:
+            return
+        what = f"the cut would remove a value of {float(removed[worst]):.2g} from table {tables[worst].field!r}, "
+        what += f"{float(share[worst]):.2g} times the largest that stays, and at most {REMOVED_ALLOWED:g} x threshold="
+        what += f"{config.threshold:g} may be"
     cure = "train longer, or raise gate_lr or strength"
     if config.split == "budget":
         cure = (
@@ -121,15 +167,22 @@ def refuse_unsettled(phi: Tensor, reach: Tensor, spent: float, config: DimRegCon
     )
 
 
-def largest_removed(phi: Sequence[Tensor], tables: Sequence[Table]) -> float:
-    """Largest phi x |V| over the closed (phi < 0.5) dimensions of all tables."""
-    largest = 0.0
-    for gate, table in zip(phi, tables, strict=True):
-        low, high = torch.aminmax(table.weight.detach(), dim=0)
-        closed = gate < 0.5
-        if bool(closed.any()):
-            largest = max(largest, float((gate * torch.maximum(low.abs(), high.abs()))[closed].max()))
-    return largest
+def removed_and_kept(phi: Sequence[Tensor], peaks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Largest phi |V| among each table's closed (phi < 0.5) and open dimensions, over all rows; 0 where it has none.
+
+    Args:
+        phi: per table [d].
+        peaks: `column_peaks`, per table [d].
+
+    Returns:
+        two float64 tensors, [tables].
+    """
+    sides = []
+    for gate, peak in zip(phi, peaks, strict=True):
+        value, open_ = gate.double() * peak.to(gate.device, torch.float64), gate >= 0.5
+        sides.append(torch.stack([(value * ~open_).amax(), (value * open_).amax()]))
+    removed, kept = torch.stack(sides).cpu().unbind(1)
+    return removed, kept
 
 
 def cut_gated(
@@ -143,10 +196,13 @@ def cut_gated(
         logits: per table [d].
         example_inputs: for `cut`, and to compare the outputs with the gated model's.
         options: for `cut`.
+
+    Raises:
+        FloatingPointError: a table holds NaN or infinity; nothing is changed.
     """
     phi = [torch.sigmoid(part) for part in logits]
     kept = [(gate >= 0.5).nonzero()[:, 0] for gate in phi]
-    removed = largest_removed(phi, tables)
+    removed = float(removed_and_kept(phi, column_peaks(tables))[0].max())
     before = None if example_inputs is None else run_model(model, example_inputs)
     lookups = [[module.counts for module in table.modules] for table in tables]
     for table in tables:

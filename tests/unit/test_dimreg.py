@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from typing import Any
 
@@ -297,6 +298,36 @@ def test_a_closed_gate_whose_column_grew_is_half_open() -> None:
         model.embeddings["user"].weight[:, closed] = 1e3
     with pytest.raises(NotPolarisedError, match="1 of 24 gates"):
         pruner.prune()
+
+
+def test_a_closed_column_with_one_huge_row_that_nobody_looks_up_is_refused() -> None:
+    model, pruner, _ = trained()
+    closed = int((pruner.gates[:8] < 0.5).nonzero()[0, 0])
+    user = model.embeddings["user"]
+    user.counts[7] = 0
+    with torch.no_grad():
+        user.weight[7, closed] = 1e6
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(
+        NotPolarisedError, match=r"remove a value of 6\.1 from table 'embeddings.user'.*nothing was cut"
+    ):
+        pruner.prune()
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    pruner.prune(force=True)
+    assert pruner.report.largest_removed == pytest.approx(1e6 / (1 + math.exp(12)), rel=1e-3)
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_table_that_is_not_finite_is_refused(value: float, force: bool) -> None:
+    model, pruner, _ = trained()
+    with torch.no_grad():
+        model.embeddings["item"].weight[3, 2] = value
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(FloatingPointError, match=r"table 'embeddings.item' holds NaN or infinity, so nothing was cut"):
+        pruner.prune(force=force)
+    for key, found in model.state_dict().items():
+        assert torch.equal(before[key].nan_to_num(), found.nan_to_num())
 
 
 def test_a_cut_that_fails_leaves_the_gates_on() -> None:
