@@ -25,6 +25,7 @@ import torch
 
 from tamis._core.checks import check_choice
 from tamis._core.errors import NoEffectWarning
+from tamis._core.rng import numpy_generator
 from tamis.samplers.base import StatefulSampler
 from tamis.samplers.weighted_draws import (
     CHUNK,
@@ -63,9 +64,20 @@ class _Checked(NamedTuple):
     """Weights that passed `_check_weights`, and what the draws need to know of them."""
 
     array: np.ndarray  # float32/float64 [N]
-    checksum: float  # their plain sum: shows a change behind our back
+    checksum: int  # shows a change behind our back
     peak: float
     positive: int
+
+
+def _checksum(weights: np.ndarray) -> int:
+    """Of values and places of ``weights`` [N], in one pass of exact integers, which no copy rounds otherwise."""
+    factors = numpy_generator(STREAM).bit_generator.random_raw(min(len(weights), CHUNK))
+    total = 0
+    for first in range(0, len(weights), CHUNK):
+        words = weights[first : first + CHUNK].view(f"u{weights.itemsize}").astype(np.uint64)
+        words ^= words >> np.uint64(29)  # round numbers differ in their high bits only, which the product would lose
+        total += (2 * first + 1) * int(np.dot(words, factors[: len(words)]))
+    return total
 
 
 def _check_weights(weights: Weights) -> _Checked:
@@ -88,15 +100,15 @@ def _check_weights(weights: Weights) -> _Checked:
         array = array.astype(np.float64)
     array = np.ascontiguousarray(array)
     with np.errstate(over="ignore", invalid="ignore"):
-        checksum = float(array.sum(dtype=np.float64))
-    if not np.isfinite(checksum) or array.min() < 0:
+        total = float(array.sum(dtype=np.float64))
+    if not np.isfinite(total) or array.min() < 0:
         bad = np.flatnonzero(~np.isfinite(array) | (array < 0))
         if len(bad):
             raise ValueError(f"weights[{bad[0]}]={array[bad[0]]}: must be finite and >= 0 ({len(bad)} are not)")
         raise ValueError("weights: their sum exceeds the largest float64; divide them by their maximum")
-    if checksum == 0:
+    if total == 0:
         raise ValueError(f"weights: all {len(array)} are zero; at least one must be positive")
-    return _Checked(array, checksum, float(array.max()), int(np.count_nonzero(array)))
+    return _Checked(array, _checksum(array), float(array.max()), int(np.count_nonzero(array)))
 
 
 class WeightedSampler(StatefulSampler):
@@ -157,6 +169,7 @@ class WeightedSampler(StatefulSampler):
         self._next: _Checked | None = None  # set_weights' weights, until an iteration begins with them
         self._begun: int | None = None  # the epoch that was begun last
         self._resumed: int | None = None  # the epoch that a loaded state was in: it keeps its weights
+        self._loaded = False  # a state was loaded and no iteration begun since
         self._use(checked)
 
     @property
@@ -174,7 +187,8 @@ class WeightedSampler(StatefulSampler):
     def set_weights(self, weights: Weights) -> None:
         """Use ``weights`` [N] from the next iteration on; a running one keeps its own.
 
-        After a resume inside an epoch, the rest of that epoch keeps its weights too.
+        After a resume inside an epoch, the rest of that epoch keeps its weights too: weights that are set before it
+        is gone through wait until `set_epoch` chooses another epoch.
 
         Raises:
             ValueError: bad weights, another length, or fewer non-zero weights than draws without replacement.
@@ -183,7 +197,9 @@ class WeightedSampler(StatefulSampler):
         if len(checked.array) != len(self._now.array):
             raise ValueError(f"weights: must have {len(self._now.array)} items as before, got {len(checked.array)}")
         self._check_enough(checked)
-        self._next, self._resumed = checked, None
+        self._next = checked
+        if not self._loaded:
+            self._resumed = None
 
     def indices(self, epoch: int, start: int) -> Iterator[np.ndarray]:
         """The order of ``epoch`` from position ``start`` on, under the weights of the iteration last begun."""
@@ -227,7 +243,7 @@ class WeightedSampler(StatefulSampler):
         after = None if state["next_weights"] is None else _check_weights(state["next_weights"])
         super().load_state_dict(state)
         self._use(now)
-        self._next, self._begun, self._resumed = after, state["begun"], state["begun"]
+        self._next, self._begun, self._resumed, self._loaded = after, state["begun"], state["begun"], True
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the tables: they are built again where a copy is used."""
@@ -236,8 +252,8 @@ class WeightedSampler(StatefulSampler):
     def _begin(self) -> int:
         if self._next is not None and self._resumed != self.epoch:
             self._use(self._next)
-        self._begun = self.epoch
-        if float(self._now.array.sum(dtype=np.float64)) != self._now.checksum:
+        self._begun, self._loaded = self.epoch, False
+        if _checksum(self._now.array) != self._now.checksum:
             raise ValueError("weights: were changed in place; call set_weights(new_weights) instead")
         return super()._begin()
 

@@ -41,6 +41,7 @@ __all__ = ["CdfTable", "Tags", "cdf_table", "cumulated", "invert", "race", "race
 
 UNIT_BITS = 62  # probabilities and points are integers in units of 2^-62
 CHUNK = 1 << 15  # items a pass handles at a time: its temporaries stay in the cache
+TINY = np.finfo(np.float64).tiny  # lightest scaled weight of the race: everyone above zero still arrives
 LINEAR_STEPS = 5  # steps from a bucket's first item before a binary search takes over
 
 
@@ -149,7 +150,8 @@ def race(
 
     Items of weight zero never arrive. ``limit`` only saves work: of the items that would arrive later, most are
     dismissed by one comparison, since E = -log(1 - u) >= u. Whoever is dismissed arrives after the limit, so the
-    first ``count`` are known once that many arrive before it; otherwise it is doubled, which changes no arrival time.
+    first ``count`` are known once that many arrive before it; otherwise the race is run again without a limit, which
+    changes no arrival time. Weights below 2.2e-308 of the peak count as that much.
 
     Args:
         weights: [N], >= 0.
@@ -165,9 +167,10 @@ def race(
         tags = Tags.of(len(weights), rng)
         filled = in_time = 0
         for first in range(0, len(weights), CHUNK):
-            scaled = np.divide(weights[first : first + CHUNK], peak, dtype=np.float64)
+            here = weights[first : first + CHUNK]
+            scaled = np.maximum(np.divide(here, peak, dtype=np.float64), TINY)
             uniform = rng.random(len(scaled))
-            arrived = np.flatnonzero(uniform < scaled * limit if limit < math.inf else scaled)
+            arrived = np.flatnonzero((uniform < scaled * limit) & (here > 0) if limit < math.inf else here)
             with np.errstate(over="ignore"):
                 times = -np.log1p(-uniform.take(arrived)) / scaled.take(arrived)
             in_time += int(np.count_nonzero(times <= limit))
@@ -176,7 +179,7 @@ def race(
             filled += len(keys)
         if in_time >= count:
             break
-        limit *= 2
+        limit = math.inf  # then all positive weights arrive in time: the second run is the last
     packed = packed[:filled].copy() if 2 * filled < positive else packed[:filled]
     packed.sort()
     return packed[:count], tags

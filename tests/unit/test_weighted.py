@@ -348,6 +348,58 @@ def test_weights_changed_in_place_are_noticed():
         iter(sampler)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("change", [lambda w: w[::-1], lambda w: np.roll(w, 1), lambda w: np.roll(w, BLOCK)])
+def test_weights_that_changed_places_are_noticed(dtype, change):
+    weights = np.tile(np.asarray(WEIGHTS, dtype), 9000) + np.repeat(np.arange(9000) % 7, 12).astype(dtype)
+    sampler = make("independent", weights=weights)
+    next(iter(copy.deepcopy(sampler)))  # a copy elsewhere in memory is no change
+    weights[:] = change(weights).copy()
+    with pytest.raises(ValueError, match="call set_weights"):
+        iter(sampler)
+
+
+def test_two_weights_that_swapped_places_are_noticed():
+    weights = np.ones(64)
+    weights[:2] = 2, 4
+    sampler = make("independent", weights=weights)
+    for other in range(1, 64):
+        weights[0], weights[other] = weights[other], weights[0]
+        if weights[0] != 2:
+            with pytest.raises(ValueError, match="call set_weights"):
+                iter(sampler)
+        weights[0], weights[other] = weights[other], weights[0]
+    iter(sampler)
+
+
+def test_items_a_valid_float_apart_are_all_drawn():
+    assert list(WeightedSampler([1e300, 1e-300], replacement=False)) == [0, 1]
+
+
+def test_weights_set_after_a_resume_wait_for_the_next_epoch(kind):
+    sampler = make_at(kind, WEIGHTS, 2)
+    running = iter(sampler)
+    _, state, tail = next(running), sampler.state_dict(), list(running)
+    again = make(kind, seed=0)
+    again.load_state_dict(state)
+    again.set_weights(OTHER)
+    for _ in range(2):  # loaders may begin an iteration more than once
+        again.seek(1)
+        assert list(again) == tail
+    again.set_epoch(3)
+    assert list(again) == list(make_at(kind, OTHER, 3))
+
+
+def test_weights_set_after_the_resumed_iteration_began_serve_the_next_one(kind):
+    sampler = make(kind)
+    iter(sampler)
+    again = make(kind, seed=0)
+    again.load_state_dict(sampler.state_dict())
+    assert list(again) == list(make(kind))
+    again.set_weights(OTHER)
+    assert list(again) == list(make(kind, weights=OTHER))
+
+
 def test_equal_weights_warn_once_at_construction():
     with pytest.warns(NoEffectWarning, match="all 3 weights are equal"):
         sampler = WeightedSampler([2.0, 2.0, 2.0])

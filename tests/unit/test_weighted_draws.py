@@ -128,6 +128,16 @@ def test_race_over_sixty_orders_of_magnitude_takes_the_heavy_ones_first():
         assert run_race(weights, 7, seed) == [6, 5, 4, 3, 2, 1, 0]
 
 
+@pytest.mark.parametrize("weights", [[1e300, 1e-300], [1.7e308, *[5e-324] * 40, 0.0], [1e300, *[1e-310] * 9, 1.0]])
+@pytest.mark.parametrize("limit", [math.inf, 1e-3, 5.0])
+def test_race_ends_where_weights_are_too_light_to_be_scaled(weights, limit):
+    items = np.flatnonzero(weights)
+    drawn = run_race(np.array(weights), len(items), 3, limit=limit)
+    assert drawn[0] == 0
+    assert sorted(drawn) == items.tolist()
+    assert np.array_equal(drawn, run_race(np.array(weights), len(items), 3, limit=math.inf))
+
+
 def chi_square(observed, expected):
     observed, expected = np.asarray(observed, float), np.asarray(expected, float)
     return float(((observed - expected) ** 2 / expected).sum())
