@@ -142,6 +142,12 @@ class PruningCallback(_ComponentCallback):
                 f"Trainer uses nn.DataParallel over {args.n_gpu} GPUs, whose replicas drop the gates' gradients; "
                 "launch with torchrun or accelerate, or set CUDA_VISIBLE_DEVICES to one GPU"
             )
+        pruned = getattr(self.component, "model", None)
+        if pruned is not None and not any(module is pruned for module in kwargs["model"].modules()):
+            raise TamisError(
+                f"{type(self.component).__name__} was made for another {type(pruned).__name__} than the one that this "
+                "Trainer trains; make it anew from the trainer's model"
+            )
         if args.deepspeed and not self._in_loss:
             raise TamisError(
                 "DeepSpeed clips and steps inside backward, so a penalty added to .grad is lost; "

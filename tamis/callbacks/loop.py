@@ -23,6 +23,8 @@ class ResumableLoader:
             for batch in batches:
                 ...                       # batches.state_dict() at any moment: JSON values and tensors
 
+    Without `epochs`, each pass over it is the next epoch.
+
     Args:
         loader: a `DataLoader` over ``sampler``, as built or as returned by ``accelerator.prepare``.
         sampler: a tamis sampler (or any with ``set_epoch``, ``state_dict``, ``load_state_dict``).
@@ -53,6 +55,7 @@ class ResumableLoader:
     def epochs(self, count: int) -> Iterator[int]:
         """The epochs still to do, up to ``count``; after a resume the first may be a partial one."""
         count = check_int("count", count, low=0)
+        self._turn_over()
         while self.epoch < count:
             yield self.epoch
             self.epoch, self.batch = self.epoch + 1, 0
@@ -63,6 +66,7 @@ class ResumableLoader:
     def __iter__(self) -> Iterator[Any]:
         """The batches of the present epoch that were not consumed yet."""
         check_length(self.sampler, self._length)
+        self._turn_over()
         self.sampler.set_epoch(self.epoch)
         loader: Any = self.loader
         if hasattr(loader, "end_of_dataloader"):  # prepared by Accelerate: its own skipping keeps ranks in step
@@ -78,17 +82,33 @@ class ResumableLoader:
             self.batch += 1
             yield batch
 
+    def _turn_over(self) -> None:
+        """Go on to the next epoch if the present one is consumed."""
+        if self.batch >= len(self.loader):
+            self.epoch, self.batch = self.epoch + 1, 0
+
     def state_dict(self) -> dict[str, Any]:
         """Epoch, batches consumed in it, the sampler's and the components' states."""
         states = {name: component.state_dict() for name, component in self.components.items()}
-        return {"epoch": self.epoch, "batch": self.batch, "sampler": self.sampler.state_dict(), "components": states}
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "batches": len(self.loader),
+            "sampler": self.sampler.state_dict(),
+            "components": states,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore; the next `epochs` and `iter` go on after the last consumed batch.
 
         Raises:
-            ValueError: the state has other components.
+            ValueError: the state has other components, or an epoch had another number of batches.
         """
+        if state["batches"] != len(self.loader):
+            raise ValueError(
+                f"the saved loader had {state['batches']} batches an epoch, this one has {len(self.loader)}: "
+                "resume with the same batch size and number of processes"
+            )
         if set(state["components"]) != set(self.components):
             raise ValueError(
                 f"saved components {sorted(state['components'])}, present ones {sorted(self.components)}: "

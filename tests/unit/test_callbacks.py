@@ -93,7 +93,7 @@ def test_deepspeed_and_data_parallel_are_refused(tmp_path):
         broken = copy.copy(arguments)
         setattr(broken, name, value)
         with pytest.raises(TamisError, match=words):
-            callback.on_train_begin(broken, None, None)
+            callback.on_train_begin(broken, None, None, model=model)
 
 
 def test_state_codec_round_trip_and_damage(tmp_path):
@@ -189,3 +189,25 @@ def test_a_stream_is_cut_without_example_rows(tmp_path):
     trainer.train()
     assert callback.plan is not None
     assert pruner.report.output_change is None
+
+
+def test_passes_without_epochs_are_epochs_and_other_batch_sizes_are_refused():
+    sampler, data = ShuffleSampler(8), IndexedDataset(8)
+    batches = ResumableLoader(DataLoader(data, batch_size=2, sampler=sampler), sampler)
+    passes = [[i for batch in batches for i in batch["index"].tolist()] for _ in range(3)]
+    assert [sorted(indices) for indices in passes] == [list(range(8))] * 3
+    assert passes[0] != passes[1] != passes[2]
+    state = batches.state_dict()
+    other = ShuffleSampler(8)
+    with pytest.raises(ValueError, match="had 4 batches an epoch, this one has 2"):
+        ResumableLoader(DataLoader(data, batch_size=4, sampler=other), other).load_state_dict(state)
+
+
+def test_a_pruner_of_another_model_is_refused(tmp_path):
+    from tests.contract.factories import Clicks, make_deepfm, make_dimreg
+
+    _, pruner, _ = make_dimreg()
+    settings = quiet_arguments(tmp_path, per_device_train_batch_size=2, max_steps=2)
+    trainer = Trainer(make_deepfm(), settings, train_dataset=Clicks(), callbacks=[PruningCallback(pruner)])
+    with pytest.raises(TamisError, match="made for another DeepFM"):
+        trainer.train()
