@@ -1,4 +1,4 @@
-"""Randomness as a pure function of a key: nobody in tamis touches a global generator.
+"""Randomness as a pure function of a key: nobody in tamis draws from a global generator.
 
 Every stream is named by integers, e.g. ``(seed, epoch)`` or ``(seed, epoch, index)``. The key goes through
 `numpy.random.SeedSequence`, so that neighbouring seeds share no shifted streams (``seed + index`` does).
@@ -6,10 +6,14 @@ Every stream is named by integers, e.g. ``(seed, epoch)`` or ``(seed, epoch, ind
 
 from __future__ import annotations
 
+import random  # noqa: TID251  (only for `seeded_globals`: users' code draws from it)
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
-__all__ = ["check_seed", "numpy_generator", "seed_of", "torch_generator"]
+__all__ = ["check_seed", "numpy_generator", "seed_of", "seeded_globals", "torch_generator"]
 
 
 def check_seed(seed: int) -> int:
@@ -46,3 +50,21 @@ def torch_generator(*key: int) -> torch.Generator:
 def numpy_generator(*key: int) -> np.random.Generator:
     """A fresh numpy `Generator` (SFC64, the fastest bulk generator of numpy) for the stream named by ``key``."""
     return np.random.Generator(np.random.SFC64(_sequence(key)))
+
+
+@contextmanager
+def seeded_globals(seed: int) -> Iterator[None]:
+    """Run the *user's* code with all global generators (torch, numpy, Python) seeded; they come back as they were."""
+    kept, kept_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (users' code draws from it)
+    cuda = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices=cuda):
+            torch.default_generator.manual_seed(seed)
+            for _ in cuda:
+                torch.cuda.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002, TID251
+            yield
+    finally:
+        random.setstate(kept)
+        np.random.set_state(kept_numpy)  # noqa: NPY002

@@ -114,6 +114,11 @@ class SamplerIterator(chain):  # type: ignore[type-arg]
         """The epoch and the number of indices consumed."""
         return {"epoch": self._source.epoch, "position": self._source.position()}
 
+    @property
+    def consumed(self) -> int:
+        """How many indices were taken from it, jumps not counted."""
+        return self._source.consumed()
+
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from where `state_dict` was taken."""
         self._source.open(state["epoch"], state["position"])
@@ -125,16 +130,21 @@ class _Chunks(Iterator[Iterator[int]]):
     def __init__(self, sampler: StatefulSampler, epoch: int, start: int) -> None:
         self.sampler = sampler
         self.chunk: Iterator[int] = iter(())
+        self.earlier = self.start = self.end = 0
         self.open(epoch, start)
 
     def open(self, epoch: int, start: int) -> None:
+        self.earlier = self.consumed()
         deque(self.chunk, maxlen=0)  # what the chain still holds of an earlier position
         self.epoch = epoch
-        self.end = check_int("position", start, low=0, high=len(self.sampler))
+        self.start = self.end = check_int("position", start, low=0, high=len(self.sampler))
         self.arrays = self.sampler.indices(epoch, self.end)
 
     def position(self) -> int:
         return self.end - length_hint(self.chunk)
+
+    def consumed(self) -> int:
+        return self.earlier + self.position() - self.start
 
     def __next__(self) -> Iterator[int]:
         indices: list[int] = next(self.arrays).tolist()

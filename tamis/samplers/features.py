@@ -35,7 +35,7 @@ from tamis._core.checks import check_choice
 from tamis._core.distributed import gather_objects, rank, world_size
 from tamis._core.policy import fingerprint
 from tamis._core.progress import progress_bar
-from tamis._core.rng import torch_generator
+from tamis._core.rng import seeded_globals, torch_generator
 
 __all__ = [
     "SampleFeatures",
@@ -47,6 +47,8 @@ __all__ = [
     "renormalised_entropy",
     "sample_features",
 ]
+
+_PROBES = 16  # samples whose inputs the fingerprint covers
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -125,7 +127,8 @@ class SampleFeatures:
     Attributes:
         columns: name -> float [n]; ``loss`` first. Own features may be added.
         gradient: float [n], >= 0, the gradient norm.
-        fingerprint: of the data the features were taken from, see `check`.
+        fingerprint: of the data the features were taken from: size, labels in order, and the inputs of 16 evenly
+            spaced samples, see `check`.
 
     Raises:
         ValueError: no columns, lengths that differ, a value that is not finite, a negative gradient norm.
@@ -157,13 +160,19 @@ class SampleFeatures:
         return fingerprint(self.fingerprint, list(self.columns), list(self.columns.values()), self.gradient)
 
     def check(self, dataset: Any) -> None:
-        """Raise `ValueError` unless the features were taken from ``dataset`` (same size, same labels in order)."""
+        """Raise `ValueError` unless the features were taken from ``dataset``.
+
+        Compared are the size, all labels in order, and the inputs of 16 evenly spaced samples, read with the global
+        generators seeded, so that most random augmentations repeat. Inputs that differ between two such readings, or
+        have no bytes to compare (other than tensors, arrays, PIL images, numbers, text and collections of these),
+        are left out.
+        """
         if len(dataset) != len(self):
             raise ValueError(f"dataset has {len(dataset)} samples, the features {len(self)}: take its own features")
-        if self.fingerprint != (got := _fingerprint(_labels(dataset))):
+        if self.fingerprint != (got := _fingerprint(_labels(dataset), dataset)):
             raise ValueError(
                 f"fingerprint={self.fingerprint[:19]}..: the features are of another data set than this one "
-                f"({got[:19]}.., other labels or another order); run sample_features on it"
+                f"({got[:19]}.., other labels, inputs, transform or order); run sample_features on it"
             )
 
     def save(self, path: str | Path) -> None:
@@ -211,14 +220,16 @@ def sample_features(
             `DataLoader`, whose data set, batch size, workers and collate function are used (not its order).
             Take the features without random augmentation.
         batch_size: used where ``data`` is a data set.
-        head: the linear layer that makes the logits; default: the last one with C outputs.
+        head: the linear layer that makes the logits; default: the last one whose outputs are the logits, up to a
+            constant.
         gradient: ``"last_layer"`` (closed form) or ``"exact"`` (all parameters, slow).
 
     Returns:
         `SampleFeatures` with ``loss`` and ``entropy``; for 2 classes without the latter (it is always 0).
 
     Raises:
-        ValueError: a feature that is not finite (the message names the sample), no linear head found.
+        ValueError: a feature that is not finite or a label out of range (the message names the sample), no linear
+            layer whose outputs are the logits.
         TypeError: an `IterableDataset`, or batches without labels.
     """
     check_choice("gradient", gradient, ("last_layer", "exact"))
@@ -228,8 +239,12 @@ def sample_features(
     tap = _HeadTap(model, head) if gradient == "last_layer" else None
     training = [module for module in model.modules() if module.training]
     model.eval()
+    rows: list[tuple[np.ndarray, ...]] = []
+    number = loader.dataset.indices.start  # type: ignore[attr-defined]  # of the batch's first sample
     try:
-        rows = [_batch_features(model, batch, tap) for batch in progress_bar(loader, desc="sample features")]
+        for batch in progress_bar(loader, desc="sample features"):
+            rows.append(_batch_features(model, batch, tap, number))
+            number += len(rows[-1][0])
     finally:
         for module in training:
             module.training = True
@@ -243,15 +258,17 @@ def sample_features(
     if int(classes[0]) == 2:
         warnings.warn("2 classes: the renormalised entropy is always 0, so it is dropped", stacklevel=2)
         del columns["entropy"]
-    return SampleFeatures(columns, norm, _fingerprint(targets))
+    origin = gather_objects(_fingerprint(targets, data.dataset if isinstance(data, DataLoader) else data))[0]
+    return SampleFeatures(columns, norm, origin)
 
 
-def _batch_features(model: nn.Module, batch: Any, tap: _HeadTap | None) -> tuple[np.ndarray, ...]:
-    """loss, entropy, gradient norm, targets of one batch, and its number of classes (once per sample)."""
+def _batch_features(model: nn.Module, batch: Any, tap: _HeadTap | None, number: int) -> tuple[np.ndarray, ...]:
+    """loss, entropy, gradient norm, targets of the batch from sample ``number`` on, and its classes' number each."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     inputs, targets = _split_batch(batch, device)
     with torch.no_grad():
         logits = logits_of(model(**inputs) if isinstance(inputs, dict) else model(inputs)).double()
+        _check_labels(targets, logits.shape[-1], number)
         loss, entropy = cross_entropy(logits, targets), renormalised_entropy(logits, targets)
         if tap is not None:
             hidden, bias = tap.take(logits)
@@ -263,6 +280,17 @@ def _batch_features(model: nn.Module, batch: Any, tap: _HeadTap | None) -> tuple
         value.float().cpu().numpy() if value.is_floating_point() else value.cpu().numpy()
         for value in (loss, entropy, norm, targets, classes)
     )
+
+
+def _check_labels(targets: Tensor, classes: int, number: int) -> None:
+    """Refuse labels outside of [0, classes), e.g. an ``ignore_index``; ``number`` is the first sample's."""
+    bad = torch.nonzero((targets < 0) | (targets >= classes))
+    if len(bad):
+        first = int(bad[0])
+        raise ValueError(
+            f"label[{number + first}]={int(targets[first])}: must lie in [0, {classes}), the model's classes; "
+            "leave samples without a label (such as -100) out of the data set"
+        )
 
 
 def _split_batch(batch: Any, device: torch.device) -> tuple[Any, Tensor]:
@@ -299,29 +327,37 @@ def _shard_loader(data: Dataset[Any] | DataLoader[Any], batch_size: int) -> Data
 
 
 class _HeadTap:
-    """Listens to the linear layers' inputs; `take` gives that of the one that made the logits."""
+    """Listens to the linear layers; `take` gives the input of the one that made the logits."""
 
     def __init__(self, model: nn.Module, head: nn.Linear | None) -> None:
         layers = [head] if head is not None else [m for m in model.modules() if isinstance(m, nn.Linear)]
-        self.seen: list[tuple[nn.Linear, Tensor]] = []
+        self.seen: list[tuple[nn.Linear, Tensor, Tensor]] = []
         self.hooks = [layer.register_forward_hook(self._note) for layer in layers]
 
     def _note(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if output.ndim == 2:
-            self.seen.append((layer, inputs[0]))  # type: ignore[arg-type]
+            self.seen.append((layer, inputs[0], output.clone()))  # type: ignore[arg-type]  # may be changed in place
 
     def take(self, logits: Tensor) -> tuple[Tensor, bool]:
         """The head's input [B, D] and whether the head has a bias."""
-        found = [(layer, h) for layer, h in self.seen if layer.out_features == logits.shape[-1]]
-        self.seen.clear()
+        seen, self.seen = self.seen, []
+        p = logits.log_softmax(-1)  # a constant added to all logits of a row changes no gradient
+        found = [(layer, h) for layer, h, z in seen if z.shape == p.shape and _same(z.double().log_softmax(-1), p)]
         if not found:
-            raise ValueError('no nn.Linear with the logits\' width was run: pass head=..., or gradient="exact"')
+            raise ValueError(
+                "no nn.Linear's output is the model's logits (another layer makes them, or they are changed after "
+                'it): pass head=... with the layer that makes them, or gradient="exact"'
+            )
         layer, hidden = found[-1]
         return hidden, layer.bias is not None
 
     def remove(self) -> None:
         for hook in self.hooks:
             hook.remove()
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 def _labels(dataset: Any) -> Tensor:
@@ -342,6 +378,29 @@ def _labels(dataset: Any) -> Tensor:
     return torch.cat([_split_batch(batch, cpu)[1] for batch in _shard_loader(dataset, 256)])
 
 
-def _fingerprint(labels: Tensor) -> str:
-    """sha256 over the labels in order."""
-    return fingerprint(labels.to(torch.int64))
+def _fingerprint(labels: Tensor, dataset: Any) -> str:
+    """sha256 over the labels in order and the inputs of `_PROBES` evenly spaced samples."""
+    probes = np.unique(np.linspace(0, len(dataset) - 1, _PROBES).astype(int)).tolist()
+    return fingerprint(labels.to(torch.int64), [_input_print(dataset, index) for index in probes])
+
+
+def _input_print(dataset: Any, index: int) -> str | None:
+    """sha256 of a sample's input; None where it has no bytes, or others at a second reading."""
+    readings = []
+    for _ in range(2):
+        with seeded_globals(0):
+            item = dataset[index]
+        if isinstance(item, Mapping):
+            parts = [item[key] for key in sorted(item, key=str) if key not in ("label", "labels")]
+        else:
+            parts = list(item[:-1]) if isinstance(item, (tuple, list)) else [item]
+        try:
+            readings.append(fingerprint([_plain(part) for part in parts]))
+        except TypeError:
+            return None
+    return readings[0] if readings[0] == readings[1] else None
+
+
+def _plain(part: Any) -> Any:
+    """A PIL image as its mode and pixels; anything else as it is."""
+    return [part.mode, np.asarray(part)] if hasattr(part, "tobytes") and hasattr(part, "mode") else part

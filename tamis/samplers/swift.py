@@ -224,7 +224,8 @@ class SwiftSampler(WeightedSampler):
         policy: from `search_swift`, `tamis.load_policy` or `SwiftPolicy.fit`.
         features: of the data set to draw from (`sample_features`), by the model the policy was searched with or
             another one: features are compared by percentile of the policy's own data.
-        num_samples: draws an epoch; default: the size of the data set.
+        num_samples: draws an epoch; default: the size of the data set, or with ``replacement=False`` the number of
+            samples whose probability is not zero, which is also its upper limit there.
         seed: with the epoch it fixes the order.
         replacement: False draws no sample twice in an epoch; zero-probability samples are never drawn either way.
     """

@@ -29,7 +29,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,8 @@ from tamis._core.checks import check_choice, check_int
 from tamis._core.distributed import gather_objects, is_distributed, rank
 from tamis._core.errors import NoEffectWarning, TamisError
 from tamis._core.policy import SearchInfo, fingerprint
-from tamis._core.rng import check_seed, seed_of
+from tamis._core.rng import check_seed, seed_of, seeded_globals
+from tamis.samplers.base import SamplerIterator
 from tamis.samplers.features import SampleFeatures
 from tamis.samplers.swift import FeatureTables, SwiftPolicy
 from tamis.samplers.swift_law import SwiftLaw
@@ -120,12 +120,12 @@ def search_swift(
             (NaN or infinite counts as a failed trial), or an object with ``train`` and ``evaluate``, whose
             ``evaluate()[metric]`` is then read; it counts downwards if its name ends in "loss".
         features: of the training data, in its order, by the shared weights (`sample_features`).
-        model: if given, its parameters and buffers are put back to their present values, bit for bit, before each
-            trial and at the end. Without it the objective sees to its starting point itself.
+        model: if given, its parameters, buffers and training flags are put back to their present values, bit for
+            bit, before each trial and at the end. Without it the objective sees to its starting point itself.
         trials: E_o, number of laws tried, >= 1.
         optimizer: ``"tpe"``, ``"gp-ucb"`` (the paper's), ``"optuna-gp"`` or ``"random"``.
-        seed: of the proposals and of each trial: trial k's sampler and torch's global generator are seeded by
-            (seed, k), and the latter put back afterwards.
+        seed: of the proposals and of each trial: trial k's sampler and the global generators of torch, numpy and
+            Python are seeded by (seed, k), and the latter put back afterwards.
         out: folder for the journal and the policy. A search that finds its own journal there goes on from it.
         metric: see ``objective``.
         num_samples: draws an epoch; default: the size of the data.
@@ -219,6 +219,7 @@ class _Trial:
         self.metric, self.num_samples, self.transform = metric, num_samples, transform
         self.seed, self.alone = seed, spread and is_distributed()
         self.shared = {} if model is None else {name: value.detach().clone() for name, value in _tensors(model)}
+        self.modes = [] if model is None else [(module, module.training) for module in model.modules()]
 
     def __call__(self, number: int, point: np.ndarray) -> dict[str, Any]:
         with warnings.catch_warnings():
@@ -226,7 +227,7 @@ class _Trial:
             p = self.tables.weights(law_of(point, transform=self.transform))
             sampler = _CountingSampler(p, self.num_samples, seed=seed_of(self.seed, number))
         self.restore()
-        with _seeded(seed_of(self.seed, number, 1)):
+        with seeded_globals(seed_of(self.seed, number, 1)):
             score = self._score(self.objective(sampler))
         if not sampler.draws:
             raise TamisError(
@@ -237,12 +238,14 @@ class _Trial:
         return {"score": score if math.isfinite(score) else None, "draws": sampler.draws, "ess": ess}
 
     def restore(self) -> None:
-        """Put the shared weights back, bit for bit, and drop gradients."""
+        """Put the shared weights back, bit for bit, and the training flags; drop gradients."""
         if self.model is not None:
             with torch.no_grad():
                 for name, value in _tensors(self.model):
                     value.copy_(self.shared[name])
             self.model.zero_grad(set_to_none=True)
+            for module, training in self.modes:
+                module.training = training
 
     def _score(self, result: Any) -> float:
         if not (hasattr(result, "train") and hasattr(result, "evaluate")):
@@ -262,26 +265,34 @@ class _Trial:
 
 
 class _CountingSampler(WeightedSampler):
-    """A weighted sampler that knows how many indices were drawn from it."""
+    """A weighted sampler that knows how many indices were taken from it."""
 
-    draws = 0
+    def __init__(self, weights: np.ndarray, num_samples: int | None, *, seed: int) -> None:
+        super().__init__(weights, num_samples, seed=seed)
+        self._passes: list[SamplerIterator] = []
+        self._in_arrays = 0
 
-    def indices(self, epoch: int, start: int) -> Iterator[np.ndarray]:
-        for chunk in super().indices(epoch, start):
-            self.draws += len(chunk)
+    @property
+    def draws(self) -> int:
+        """Indices taken so far; a loader with workers takes some ahead."""
+        return self._in_arrays + sum(taken.consumed for taken in self._passes)
+
+    def __iter__(self) -> SamplerIterator:
+        self._passes.append(super().__iter__())
+        return self._passes[-1]
+
+    def arrays(self) -> Iterator[np.ndarray]:
+        return self._counted(super().arrays())
+
+    def _counted(self, chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        for chunk in chunks:
+            self._in_arrays += len(chunk)
             yield chunk
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy counts for itself."""
+        return {**super().__getstate__(), "_passes": [], "_in_arrays": 0}
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     return chain(model.named_parameters(), model.named_buffers())
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Torch's global generators seeded inside, and as they were outside."""
-    cuda = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.default_generator.manual_seed(seed)
-        for _ in cuda:
-            torch.cuda.manual_seed(seed)
-        yield

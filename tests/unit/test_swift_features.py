@@ -1,5 +1,6 @@
 """Sample features: parity with the slow reference, exact gradients, one pass over many kinds of data and model."""
 
+import random  # noqa: TID251  (a data set's augmentation)
 import warnings
 
 import numpy as np
@@ -7,11 +8,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from tamis._core.rng import torch_generator
 from tamis.samplers.features import (
     SampleFeatures,
+    _fingerprint,
+    _labels,
     cross_entropy,
     exact_gradient_norm,
     feature_columns,
@@ -164,6 +168,117 @@ def test_bad_data_and_models_are_refused():
         sample_features(Net(wrap=lambda z: z[:, :3]), TensorDataset(x, y % 3))
     with pytest.raises(ValueError, match="gradient='last'"):
         sample_features(Net(), TensorDataset(x, y), gradient="last")
+
+
+class TwoHeads(Net):
+    """An auxiliary head of the same width that runs after the true one."""
+
+    def __init__(self):
+        super().__init__()
+        self.auxiliary = nn.Linear(5, 4)
+
+    def forward(self, x):
+        hidden = self.body(x)
+        logits = self.head(hidden)
+        self.auxiliary(hidden * 3)
+        return logits
+
+
+def test_an_auxiliary_head_is_not_taken_for_the_head():
+    x, y = data()
+    plain = sample_features(Net(), TensorDataset(x, y))
+    model = TwoHeads()
+    model.load_state_dict(
+        {**Net().state_dict(), **{f"auxiliary.{k}": v for k, v in model.auxiliary.state_dict().items()}}
+    )
+    assert torch.equal(sample_features(model, TensorDataset(x, y)).gradient, plain.gradient)
+    assert torch.equal(sample_features(model, TensorDataset(x, y), head=model.head).gradient, plain.gradient)
+    with pytest.raises(ValueError, match="pass head="):
+        sample_features(model, TensorDataset(x, y), head=model.auxiliary)
+
+
+@pytest.mark.parametrize("wrap", [lambda z: 10 * z, lambda z: z.mul_(10), lambda z: z.tanh()])
+def test_logits_that_are_no_layers_output_are_refused(wrap):
+    x, y = data()
+    with pytest.raises(ValueError, match=r'pass head=.*gradient="exact"'):
+        sample_features(Net(wrap=wrap), TensorDataset(x, y))
+    sample_features(Net(wrap=lambda z: 10 * z), TensorDataset(x, y), gradient="exact")
+
+
+def test_normalised_logits_have_the_same_gradient():
+    x, y = data()
+    plain, normalised = (
+        sample_features(Net(wrap=wrap), TensorDataset(x, y)) for wrap in (lambda z: z, lambda z: F.log_softmax(z, -1))
+    )
+    assert torch.allclose(plain.gradient, normalised.gradient, atol=1e-5)
+
+
+@pytest.mark.parametrize("label", [-100, 4])
+@pytest.mark.parametrize("gradient", ["last_layer", "exact"])
+def test_a_label_out_of_range_is_refused_and_its_sample_named(label, gradient):
+    x, y = data()
+    y[23] = label
+    with pytest.raises(ValueError, match=rf"label\[23\]={label}: must lie in \[0, 4\)"):
+        sample_features(Net(), TensorDataset(x, y), batch_size=10, gradient=gradient)
+
+
+class Images(Dataset):
+    """Samples made from ``x`` by ``make``."""
+
+    def __init__(self, make, shift=0.0):
+        self.x, self.targets = data()
+        self.x += shift
+        self.make = make
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        return self.make(self.x[index]), int(self.targets[index])
+
+
+def as_image(x):
+    from PIL import Image
+
+    return Image.fromarray((x.numpy() * 20 + 128).clip(0, 255).astype(np.uint8)[None])
+
+
+MAKES = {
+    "tensor": lambda x: x,
+    "array": lambda x: x.numpy(),
+    "list": lambda x: x.tolist(),
+    "image": as_image,
+    "torch": lambda x: x + torch.rand(6),
+    "numpy": lambda x: x + torch.from_numpy(np.random.random(6)).float(),  # noqa: NPY002
+    "python": lambda x: x + random.random(),
+}
+
+
+def features_of(dataset):
+    return SampleFeatures({"loss": torch.ones(37)}, torch.ones(37), _fingerprint(_labels(dataset), dataset))
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_other_inputs_with_equal_labels_are_refused(make):
+    before = torch.get_rng_state(), random.getstate()
+    features = features_of(Images(MAKES[make]))
+    features.check(Images(MAKES[make]))
+    with pytest.raises(ValueError, match="another data set"):
+        features.check(Images(MAKES[make], shift=0.5))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+
+
+@pytest.mark.parametrize("kind", ["random", "opaque"])
+def test_inputs_that_cannot_be_compared_are_left_out(kind):
+    rng = torch_generator(3)
+    make = {"random": lambda x: x + torch.rand(6, generator=rng), "opaque": lambda x: object()}[kind]
+    features = features_of(Images(make))
+    features.check(Images(make))
+    other = Images(make)
+    other.targets = other.targets.flip(0)
+    with pytest.raises(ValueError, match="another data set"):
+        features.check(other)
 
 
 def test_saved_features_come_back_and_other_data_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random  # noqa: TID251  (the objective's, not ours)
 import signal
 import subprocess
 import sys
@@ -142,6 +143,55 @@ def test_every_trial_starts_from_the_shared_weights_bit_for_bit():
     again = search_swift(task.fit, planted()[0], model=task.model, trials=9, optimizer="random")
     assert again == first
     assert again.search == first.search
+
+
+def test_draws_are_what_was_taken_and_not_what_was_prepared():
+    def fit(sampler):
+        running = iter(sampler)
+        few = [next(running) for _ in range(5)]
+        state = running.state_dict()
+        running.load_state_dict({**state, "position": 100})  # a jump draws nothing
+        few += [next(running), next(running)]
+        return float(len(few) + len(next(sampler.arrays())[:1]))
+
+    budget = search_swift(fit, planted()[0], trials=2, optimizer="random").search.budget
+    assert budget["sample_forwards"] == 3 * 2 * (5 + 2 + N) + N
+
+
+def test_training_flags_come_back():
+    task = Task()
+    task.model[1].eval()  # a frozen batch norm
+    seen = []
+
+    def fit(sampler):
+        seen.append([module.training for module in task.model.modules()])
+        task.model.eval()
+        return float(len(list(sampler)))
+
+    search_swift(fit, planted()[0], model=task.model, trials=2, optimizer="random")
+    flags = [True, True, False, True, True, True]
+    assert seen == [flags, flags]
+    assert [module.training for module in task.model.modules()] == flags
+
+
+def test_trials_are_seeded_and_the_global_generators_come_back():
+    seen = []
+
+    def fit(sampler):
+        list(sampler)
+        seen.append((random.random(), np.random.random(), float(torch.rand(()))))  # noqa: NPY002
+        return 1.0
+
+    for _ in range(2):
+        before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+        search_swift(fit, planted()[0], trials=2, optimizer="random")
+        assert random.getstate() == before[0]
+        assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+        assert torch.equal(torch.get_rng_state(), before[2])
+        random.random()  # (the second search starts from another state)
+        np.random.random()  # noqa: NPY002
+    assert seen[:2] == seen[2:]
+    assert seen[0] != seen[1]
 
 
 def test_another_model_is_another_search(tmp_path):
