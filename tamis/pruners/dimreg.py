@@ -41,6 +41,7 @@ Unstated in the text: start, optimizer and learning rate of alpha, weight decay,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -85,28 +86,30 @@ class DimReg(Pruner):
 
     Args:
         model: not wrapped for data-parallel training yet. Tables of width 1 are left alone unless named.
-        keep: share of all (table, dimension) pairs to keep, in (0, 1]; not used with ``split="mean"``.
-        budget_bytes: keep dimensions of at most this many bytes in all tables instead.
+        keep: share of all (table, dimension) pairs to keep, in (0, 1]; None: 0.2; not used with ``split="mean"``.
+        budget_bytes: keep dimensions of at most this many bytes in all tables instead; excludes ``keep``.
         tables: field name -> module path, to gate only these tables; None: all of them.
         config: the settings.
         total_steps: how many optimizer steps the training will have; a trainer's callback calls `begin` instead.
 
     Raises:
         TypeError: ``model`` is wrapped already, or a named module is no plain embedding.
-        ValueError: ``keep`` or ``budget_bytes`` out of range, no table, an unknown path, a table named twice.
+        ValueError: ``keep`` or ``budget_bytes`` out of range or both given, or a table that `find_tables` refuses.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        keep: float = 0.2,
+        keep: float | None = None,
         *,
         budget_bytes: int | None = None,
         tables: Mapping[str, str] | None = None,
         config: DimRegConfig | None = None,
         total_steps: int | None = None,
     ) -> None:
-        check_range("keep", keep, low=0, high=1, open_low=True)
+        if keep is not None and budget_bytes is not None:
+            raise ValueError(f"keep={keep}, budget_bytes={budget_bytes}: must not be given both; leave one out")
+        keep = check_range("keep", 0.2 if keep is None else keep, low=0, high=1, open_low=True)
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             raise TypeError(
                 f"model={type(model).__name__}: must be the model inside; make DimReg(model) first, then wrap the model"
@@ -117,6 +120,7 @@ class DimReg(Pruner):
         self.report: DimRegReport | None = None
         self._widths = [table.width for table in self.tables]
         self._cost, self._budget = self._costs(keep, budget_bytes)
+        self._settings = {"keep": keep, "budget_bytes": budget_bytes, **asdict(self.config)}
         self._target = min(1.0, self._budget / float(self._cost.sum()))
         self._total_steps: int | None = None
         if total_steps is not None:
@@ -234,6 +238,7 @@ class DimReg(Pruner):
         self._decide()
 
     def skip_step(self) -> None:
+        """Drop the gradients of a step that is not taken; without it they would count in the next one."""
         self._take_gradients(self._leaf.device)
 
     def _take_gradients(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
@@ -352,6 +357,7 @@ class DimReg(Pruner):
     def state_dict(self) -> dict[str, Any]:
         return {
             "tables": self._layout(),
+            "settings": dict(self._settings),
             "step": self._step,
             "total_steps": self._total_steps,
             "importance": self._importance.clone(),
@@ -367,13 +373,18 @@ class DimReg(Pruner):
         """Restore `state_dict`. The gates themselves are in the model's state dict.
 
         Raises:
-            ValueError: the state of a model with other tables.
+            ValueError: the state of a model with other tables, or of a DimReg with another budget or config.
         """
         if list(map(list, state["tables"])) != self._layout():
             raise ValueError(
                 f"state: was saved for tables [field, rows, dims] {state['tables']}, this model has {self._layout()}; "
                 "load it into a DimReg of the same model"
             )
+        for name, here in self._settings.items():
+            if state["settings"][name] != here:
+                raise ValueError(
+                    f"state: was saved with {name}={state['settings'][name]}, here is {name}={here}; use one"
+                )
         device = self._importance.device
         self._step, self._total_steps, self._looked = int(state["step"]), state["total_steps"], state["looked"]
         for name in ("importance", "kept", "overlap", "spectra", "moments"):

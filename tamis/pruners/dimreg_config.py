@@ -19,15 +19,16 @@ class DimRegConfig:
 
     Attributes:
         split: ``budget`` (the split lies where the budget is met) or ``mean`` (the thesis: about the mean).
-        strength: lambda > 0. With ``budget``, the task's gradient on the gates counts 1/lambda as much as the
-            penalty's. Paper: 5e-5.
+        strength: lambda > 0, for ``mean``. With ``budget`` it is no knob: the split and the gates' speed do not depend
+            on it, it only scales the logged penalty, unless it is so small (that of a task gradient on one gate) that
+            the task can hold a gate against the split. Paper: 5e-5.
         temperature: t, in (-1, 1) with ``budget``. Paper: 1.2, 1.5, 1.7 or 2.
-        pair_temperature: of the pairs' penalty (``mean`` only), in (-1, 1). Paper: t.
+        pair_temperature: of the pairs' penalty, in (-1, 1); ``mean`` only, no effect with ``budget``. Paper: t.
         pair_share: beta, in [0, 1]; 0 turns redundancy pruning off. Paper: 0.1.
         refresh_every: optimizer steps between two looks at the tables (spectrum, redundant pairs); None: a fiftieth
             of the training, with ``mean`` 1000 steps. Paper: 5 epochs.
         min_rows: tables with fewer rows are not searched for pairs.
-        gate_lr: learning rate of Adam on the gates (``mean`` only). Paper: 1e-3, apparently.
+        gate_lr: learning rate of Adam on the gates; ``mean`` only, no effect with ``budget``. Paper: 1e-3, apparently.
         warm_up: share of the training in which every gate is open (``budget`` only).
         decide_by: share of the training after which the split is fixed (``budget`` only).
         closing: share of the training that one gate needs to close (``budget`` only).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import warnings
 from typing import Any
@@ -44,7 +45,7 @@ def train(model: nn.Module, pruner: DimReg, data: list[dict[str, torch.Tensor]],
     return optimizer
 
 
-def trained(name: str = "deepfm", keep: float = 0.25, **options: Any) -> tuple[nn.Module, DimReg, Any]:
+def trained(name: str = "deepfm", keep: float | None = 0.25, **options: Any) -> tuple[nn.Module, DimReg, Any]:
     model = make(name)
     pruner = DimReg(model, keep, config=options.pop("config", QUICK), total_steps=STEPS, **options)
     return model, pruner, train(model, pruner, batches())
@@ -66,7 +67,7 @@ def test_the_kept_share_is_met_exactly() -> None:
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.8])
 def test_the_bytes_stay_below_the_budget_and_nothing_more_would_fit(share: float) -> None:
     everything = sum(SIZES.values()) * 8 * 4
-    _, pruner, _ = trained(budget_bytes=int(share * everything))
+    _, pruner, _ = trained(keep=None, budget_bytes=int(share * everything))
     kept = [part >= 0.5 for part in pruner.gates.split(8)]
     spent = [int(k.sum()) * size * 4 for k, size in zip(kept, SIZES.values(), strict=True)]
     assert sum(spent) <= share * everything
@@ -370,7 +371,35 @@ def test_the_state_of_another_model_is_refused() -> None:
         DimReg(make(dim=8)).load_state_dict(state)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"keep": 0.5}, r"saved with keep=0\.25, here is keep=0\.5"),
+        ({"budget_bytes": 400}, r"saved with keep=0\.25, here is keep=0\.2"),
+        ({"keep": 0.25, "config": DimRegConfig(closing=0.2)}, r"saved with closing=0\.05, here is closing=0\.2"),
+    ],
+)
+def test_the_state_of_other_settings_is_refused(options: dict[str, Any], words: str) -> None:
+    state = json.loads(json.dumps(DimReg(make(), 0.25).state_dict()["settings"]))
+    whole = DimReg(make(), 0.25).state_dict() | {"settings": state}
+    DimReg(make(), 0.25).load_state_dict(whole)
+    with pytest.raises(ValueError, match=words):
+        DimReg(make(), **options).load_state_dict(whole)
+
+
+@pytest.mark.parametrize("changes", [{"strength": 0.01}, {"pair_temperature": 0.9}, {"gate_lr": 1.0}])
+def test_the_thesis_knobs_do_not_move_the_budgets_split(changes: dict[str, Any]) -> None:
+    usual = trained()[1].gates >= 0.5
+    config = DimRegConfig(refresh_every=5, min_rows=20, **changes)
+    assert torch.equal(trained(config=config)[1].gates >= 0.5, usual)
+
+
 # ---- bad input
+
+
+def test_two_budgets() -> None:
+    with pytest.raises(ValueError, match=r"keep=0\.2, budget_bytes=400: must not be given both"):
+        DimReg(make(), 0.2, budget_bytes=400)
 
 
 @pytest.mark.parametrize("keep", [0.0, -0.1, 1.5, float("nan")])
