@@ -35,18 +35,25 @@ DECAYS = (0.0, 1e-3, 1e-2)
 WIDTHS = (1, 2, 4, 8)
 
 
-def dimreg(setting: rivals.Setting, seed: int, budget: int, **changes: Any) -> dict[str, Any]:
-    """Train with gates, cut, score the cut model."""
+def dimreg(
+    setting: rivals.Setting, seed: int, budget: int | None, config: DimRegConfig
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Train with gates, cut, score the cut model; also return the columns kept (field -> [k]).
+
+    ``split="mean"`` has no budget: it is cut by force, at the end of the training, at whatever share it reaches.
+    """
     model = setting.build(seed)
-    config = DimRegConfig(**changes)
-    pruner = DimReg(model, budget_bytes=4 * budget, config=config, total_steps=setting.steps)
+    mean, bytes_ = config.split == "mean", None if budget is None else 4 * budget
+    pruner = DimReg(model, budget_bytes=bytes_, config=config, total_steps=setting.steps)
     settled = int(np.ceil((config.decide_by + config.closing) * setting.epochs))  # epochs until the gates are closed
-    run = setting.train(model, seed, pruner=pruner, patience_from=settled - 1)
-    pruner.prune()
+    run = setting.train(model, seed, pruner=pruner, patience_from=(setting.epochs if mean else settled) - 1)
+    open_ = (pruner.gates >= 0.5).split([table.width for table in pruner.tables])
+    columns = {field: part.nonzero()[:, 0] for field, part in zip(setting.data.sizes, open_, strict=True)}
+    pruner.prune(force=mean)
     data = setting.data
     test = auc(predict(model, data.test[0]), data.test[1].numpy())
     kept = {field.field.removeprefix("embeddings."): field.kept for field in pruner.report.fields}
-    return entry(setting, run, kept) | {"test": test, "test_before_cut": run.test}
+    return entry(setting, run, kept) | {"test": test, "test_before_cut": run.test}, columns
 
 
 def entry(setting: rivals.Setting, run: Any, kept: dict[str, int]) -> dict[str, Any]:
@@ -71,16 +78,19 @@ def compare(setting: rivals.Setting, seed: int, share: float, more: list[float],
     yield "full, tuned", entry(setting, run, dict.fromkeys(fields, setting.dim))
     for width in WIDTHS:
         yield f"uniform {width}", entry(setting, rivals.uniform(setting, seed, width), dict.fromkeys(fields, width))
-    ours = dimreg(setting, seed, budget)
+    ours, columns = dimreg(setting, seed, budget, DimRegConfig())
     yield f"DimReg {share:g}", ours
     for other in more:
-        yield f"DimReg {other:g}", dimreg(setting, seed, int(other * setting.parameters))
-    yield f"DimReg without pairs {share:g}", dimreg(setting, seed, budget, pair_share=0.0)
+        yield f"DimReg {other:g}", dimreg(setting, seed, int(other * setting.parameters), DimRegConfig())[0]
+    yield f"DimReg without pairs {share:g}", dimreg(setting, seed, budget, DimRegConfig(pair_share=0.0))[0]
+    yield "thesis' form, cut by force, own share", dimreg(setting, seed, None, DimRegConfig.paper())[0]
     for power in (0.3, 0.6):
         yield f"MDE power {power} {share:g}", entry(setting, *rivals.mde(setting, seed, budget, power))
     counts = ours["kept"]
     run = rivals.random_columns(setting, seed, counts)
     yield f"random columns, DimReg's counts {share:g}", entry(setting, run, counts)
+    run = rivals.same_columns(setting, seed, columns)
+    yield f"DimReg retrained, twice the epochs {share:g}", entry(setting, run, counts)
     yield f"magnitude, retrained {share:g}", entry(setting, *rivals.magnitude(setting, seed, budget, search))
     yield f"one-shot saliency, retrained {share:g}", entry(setting, *rivals.one_shot(setting, seed, budget, search))
     yield f"L1 gates {share:g}", entry(setting, *rivals.l1_gates(setting, seed, budget, search, 1e-4))
