@@ -17,7 +17,7 @@ z         `law_of`           a point of the unit cube <-> the paper's 10 paramet
 **Deviations**: of the 10 parameters only 8 matter (T sees G through its ranks, and tau is normalised), so 8 are
 searched: 3 knots, sorted; 4 differences between heights, the highest being 1; 1 angle of c with c_1 >= 0 (-c is the
 law with H reversed). The middle of the cube is a uniform law, and heights of exactly 0 have a fair chance. The default
-optimizer is TPE, which found better laws in this very search than the paper's GP-UCB (`benchmarks/swift_optimizers`).
+optimizer is TPE in place of the paper's GP-UCB; how that was chosen, and on how little, is on the method's card.
 
 **Unstated** in the paper: whether D_v is separate from the test data (it must be); the learning rate of a trial (the
 user's; too small, and all laws score alike); when w_share is taken. Take it early: a model that has memorised its
