@@ -35,7 +35,8 @@ from tamis._core.checks import check_choice
 from tamis._core.distributed import gather_objects, rank, world_size
 from tamis._core.policy import fingerprint
 from tamis._core.progress import progress_bar
-from tamis._core.rng import seeded_globals, torch_generator
+from tamis._core.rng import torch_generator
+from tamis.samplers.features_inputs import input_prints
 
 __all__ = [
     "SampleFeatures",
@@ -47,8 +48,6 @@ __all__ = [
     "renormalised_entropy",
     "sample_features",
 ]
-
-_PROBES = 16  # samples whose inputs the fingerprint covers
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -379,28 +378,5 @@ def _labels(dataset: Any) -> Tensor:
 
 
 def _fingerprint(labels: Tensor, dataset: Any) -> str:
-    """sha256 over the labels in order and the inputs of `_PROBES` evenly spaced samples."""
-    probes = np.unique(np.linspace(0, len(dataset) - 1, _PROBES).astype(int)).tolist()
-    return fingerprint(labels.to(torch.int64), [_input_print(dataset, index) for index in probes])
-
-
-def _input_print(dataset: Any, index: int) -> str | None:
-    """sha256 of a sample's input; None where it has no bytes, or others at a second reading."""
-    readings = []
-    for _ in range(2):
-        with seeded_globals(0):
-            item = dataset[index]
-        if isinstance(item, Mapping):
-            parts = [item[key] for key in sorted(item, key=str) if key not in ("label", "labels")]
-        else:
-            parts = list(item[:-1]) if isinstance(item, (tuple, list)) else [item]
-        try:
-            readings.append(fingerprint([_plain(part) for part in parts]))
-        except TypeError:
-            return None
-    return readings[0] if readings[0] == readings[1] else None
-
-
-def _plain(part: Any) -> Any:
-    """A PIL image as its mode and pixels; anything else as it is."""
-    return [part.mode, np.asarray(part)] if hasattr(part, "tobytes") and hasattr(part, "mode") else part
+    """sha256 over the labels in order and the inputs of a few samples."""
+    return fingerprint(labels.to(torch.int64), input_prints(dataset))
