@@ -125,7 +125,7 @@ def train_one(
             4 * max(sizes.values()), int(share * rows * dim * 4)
         )  # at least one dimension of the largest table
         watched = Watched(DimReg(model, budget_bytes=budget))
-        attach(trainer, watched.pruner, prune_at_end=False)  # by hand below: the picture needs the gates before the cut
+        attach(trainer, watched.pruner, prune_at_end=False)  # cut below: the picture needs the gates before
     start = time.perf_counter()
     trainer.train()
     if watched is not None:
