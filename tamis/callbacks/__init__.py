@@ -1,20 +1,18 @@
 """Seams into trainers: `attach`, `SamplerCallback`, `PruningCallback`, `ResumableLoader`.
 
-Names load on first use, so that a plain loop never imports transformers or accelerate.
+The two callbacks load on first use, so that a plain loop never imports transformers.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_PUBLIC = {
-    "PruningCallback": "tamis.callbacks.hf",
-    "ResumableLoader": "tamis.callbacks.loop",
-    "SamplerCallback": "tamis.callbacks.hf",
-}
+from tamis.callbacks.loop import ResumableLoader
 
-__all__ = ["attach", *_PUBLIC]
+if TYPE_CHECKING:
+    from tamis.callbacks.hf import PruningCallback, SamplerCallback
+
+__all__ = ["PruningCallback", "ResumableLoader", "SamplerCallback", "attach"]
 
 
 def attach(target: Any, component: Any, **options: Any) -> Any:
@@ -57,6 +55,8 @@ def attach(target: Any, component: Any, **options: Any) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
+    if name not in __all__:
         raise AttributeError(f"module 'tamis.callbacks' has no attribute {name!r}")
-    return getattr(import_module(_PUBLIC[name]), name)
+    from tamis.callbacks import hf
+
+    return getattr(hf, name)

@@ -9,26 +9,20 @@ Subclass a suite in a pytest module and give the factory it asks for::
 Needs pytest, transformers, accelerate and torchdata.
 """
 
-from __future__ import annotations
+from tamis.testing.collators import CollatorContract
+from tamis.testing.distributed import run_distributed
+from tamis.testing.pruners import PrunerContract, RegularizerContract
+from tamis.testing.samplers import SamplerContract
+from tamis.testing.toys import ScaleL1, ShuffleSampler
+from tamis.testing.transforms import TransformContract
 
-from importlib import import_module
-from typing import Any
-
-_PUBLIC = {
-    "CollatorContract": "tamis.testing.collators",
-    "PrunerContract": "tamis.testing.pruners",
-    "RegularizerContract": "tamis.testing.pruners",
-    "SamplerContract": "tamis.testing.samplers",
-    "ShuffleSampler": "tamis.testing.toys",
-    "ScaleL1": "tamis.testing.toys",
-    "TransformContract": "tamis.testing.transforms",
-    "run_distributed": "tamis.testing.distributed",
-}
-
-__all__ = list(_PUBLIC)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'tamis.testing' has no attribute {name!r}")
-    return getattr(import_module(_PUBLIC[name]), name)
+__all__ = [
+    "CollatorContract",
+    "PrunerContract",
+    "RegularizerContract",
+    "SamplerContract",
+    "ScaleL1",
+    "ShuffleSampler",
+    "TransformContract",
+    "run_distributed",
+]

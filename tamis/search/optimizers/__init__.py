@@ -1,29 +1,18 @@
 """The algorithms that propose trials, ignorant of what is searched for."""
 
-from __future__ import annotations
+from tamis.search.optimizers.actor_critic import AgentConfig, train_agent
+from tamis.search.optimizers.bayesian import propose
+from tamis.search.optimizers.guided_local_search import guided_local_search
+from tamis.search.optimizers.mrmr import multisets, select
+from tamis.search.optimizers.predictor import Predictor, PredictorConfig
 
-from importlib import import_module
-from typing import Any
-
-_PUBLIC = {
-    "Predictor": "tamis.search.optimizers.predictor",
-    "PredictorConfig": "tamis.search.optimizers.predictor",
-    "multisets": "tamis.search.optimizers.mrmr",
-    "select": "tamis.search.optimizers.mrmr",
-    "guided_local_search": "tamis.search.optimizers.guided_local_search",
-    "AgentConfig": "tamis.search.optimizers.actor_critic",
-    "propose": "tamis.search.optimizers.bayesian",
-    "train_agent": "tamis.search.optimizers.actor_critic",
-}
-
-__all__ = list(_PUBLIC)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'tamis.search.optimizers' has no attribute {name!r}")
-    return getattr(import_module(_PUBLIC[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__all__ = [
+    "AgentConfig",
+    "Predictor",
+    "PredictorConfig",
+    "guided_local_search",
+    "multisets",
+    "propose",
+    "select",
+    "train_agent",
+]
