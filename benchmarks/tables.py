@@ -23,6 +23,9 @@ peer measured in the same process, on two shared CPU cores; numbers in brackets 
 """
 
 
+PER_SEED = ("per_seed", "runs")  # single runs: kept in the JSON, not printed
+
+
 def is_scalar(value: Any) -> bool:
     """A cell: a number, a word, nothing, or an interval [low, high]."""
     interval = isinstance(value, list) and len(value) == 2 and all(isinstance(v, (int, float)) for v in value)
@@ -37,7 +40,7 @@ def rows(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...
     if cells:
         yield path, cells
     for key, value in node.items():
-        if isinstance(value, (dict, list)) and not is_scalar(value) and not is_long_list(value):
+        if isinstance(value, (dict, list)) and key not in PER_SEED and not is_scalar(value) and not is_long_list(value):
             yield from rows(value, (*path, key))
 
 
