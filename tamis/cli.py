@@ -28,6 +28,8 @@ __all__ = ["main"]
 # kind -> "module:function" of the search that `tamis search` runs; it takes `out` and keyword options, and returns a
 # policy. One line per method.
 _SEARCHES: dict[str, str] = {
+    "curriculum": "tamis.search.curriculum:search_curriculum",
+    "label_aware": "tamis.search.label_aware:search_label_aware",
     "swift": "tamis.search.swift:search_swift",
 }
 _PACKAGE = Path(__file__).parent

@@ -52,7 +52,7 @@ class CurriculumPolicy(Policy):
     """The agent of a search, with the features it wants and how they are standardised.
 
     Attributes:
-        columns: group -> its column names, in the order of the agent's inputs.
+        columns: group -> its column names, in the order of the agent's inputs, which is that of the groups' names.
         widths: group -> outputs of its layer in the feature network.
         hidden: widths of the actor's layers.
         pool: b of the round that trained it.
@@ -81,6 +81,8 @@ class CurriculumPolicy(Policy):
         check_int("pool", self.pool, low=2)
         if not self.columns or self.columns.keys() != self.widths.keys() or not all(self.columns.values()):
             raise ValueError(f"columns={self.columns}: must be one or more groups, each with a width and columns")
+        if list(self.columns) != sorted(self.columns):  # JSON has no order of keys, and the agent's layers have one
+            raise ValueError(f"columns={list(self.columns)}: must be sorted by name")
         if min((*self.widths.values(), *self.hidden)) < 1:
             raise ValueError(f"widths={self.widths}, hidden={self.hidden}: must be >= 1")
         if not 0 <= self.distinct <= 1:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,10 @@ def search_curriculum(
     _check_data(train, validation, features, rounds, selection)
     if selection is None:
         validation, selection = _every_second(validation, 0), _every_second(validation, 1)
+    names = sorted(features.groups)  # the order in which a policy's file keeps them
+    features = replace(
+        features, groups={k: features.groups[k] for k in names}, columns={k: features.columns[k] for k in names}
+    )
     agent = agent or AgentConfig()
     if update is not None and optimizer is None:
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=update.lr)

@@ -219,6 +219,37 @@ def test_swift_is_searched_from_the_shell(tmp_path: Path, capsys: pytest.Capture
     assert "loss" in capsys.readouterr().out
 
 
+def test_curriculum_is_searched_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "curriculum_job.py").write_text(
+        "from tamis.samplers import curriculum_features\n"
+        "from tamis.search.optimizers import AgentConfig\n"
+        "from tests.unit.curriculum_models import tiny_classifier\n"
+        "network, items = tiny_classifier()\n"
+        "def model():\n"
+        "    return network\n"
+        "def train():\n"
+        "    return items[:40]\n"
+        "def validation():\n"
+        "    return items[40:]\n"
+        "def features():\n"
+        "    labels = {'y': [y for _, y in items[:40]]}\n"
+        "    return curriculum_features(labels, columns=['y'], model=network, items=train())\n"
+        "def agent():\n"
+        "    return AgentConfig(steps=30, warm_up=10, hidden=(8, 8))\n"
+        "def no_update():\n"
+        "    return None\n"
+    )
+    names = ("model", "train", "validation", "features", "agent")
+    lines = [f'{name} = "curriculum_job:{name}"' for name in names]
+    lines += ['update = "curriculum_job:no_update"', "rounds = [4]", "probes = 0"]
+    (tmp_path / "search.toml").write_text("[search]\n" + "\n".join(lines))
+    command = ["search", "curriculum", "--config", str(tmp_path / "search.toml"), "--out", str(tmp_path / "found")]
+    assert cli.main(command) == 0
+    assert "takes one of 4 candidates by 3 features" in capsys.readouterr().out
+    assert cli.main(command) == 0  # goes on from the folder: nothing left to do
+    assert cli.main(["show", str(tmp_path / "found")]) == 0
+
+
 def test_every_search_in_the_table_exists() -> None:
     for path in cli._SEARCHES.values():
         assert callable(cli._named(path))

@@ -187,6 +187,8 @@ def test_bad_input_is_named():
         CurriculumSampler(made)
     with pytest.raises(ValueError, match="agent"):
         policy(hidden=(7, 5))
+    with pytest.raises(ValueError, match="must be sorted by name"):
+        policy(columns=dict(reversed(COLUMNS.items())))
     with pytest.raises(ValueError, match="scale"):
         policy(scale=torch.zeros(3))
     with pytest.raises(ValueError, match="difficulty"):

@@ -15,7 +15,7 @@ from torch import nn
 
 import tamis
 from tamis._core.errors import NoEffectWarning, TamisError
-from tamis.samplers import CurriculumFeatures, CurriculumSampler, log_likelihoods
+from tamis.samplers import CurriculumFeatures, CurriculumSampler, curriculum_features, log_likelihoods
 from tamis.samplers.curriculum_gradient import mean_loss
 from tamis.samplers.curriculum_loss import make_batch, sample_loss_of
 from tamis.search import UpdateConfig, search_curriculum
@@ -84,6 +84,18 @@ def search(out, kind="classifier", reward="first_order"):
         reward=reward, out=out,
     )  # fmt: skip
     return policy, model
+
+
+def test_a_policy_over_all_groups_of_features_is_the_same_from_disk(tmp_path):
+    model, items = tiny_classifier()
+    train, held_out = split(items)
+    columns = {"text": ["a b c"[: 1 + 2 * (k % 3)] for k in range(40)], "odd": [k % 2 for k in range(40)]}
+    table = curriculum_features(columns, text=["text"], columns=["odd"], model=model, items=train)
+    assert list(table.groups) != sorted(table.groups)
+    policy = search_curriculum(model, train, held_out, table, rounds=(4,), agent=AGENT, update=None, out=tmp_path)
+    again = tamis.load_policy(tmp_path)
+    assert again == policy
+    assert torch.equal(again(table), policy(table))
 
 
 class _Stop(Exception):
@@ -189,6 +201,22 @@ def test_bad_input_is_named(tmp_path):
         search_curriculum(model, train, held_out, table, out=tmp_path, seed=1, **quick)
     header = json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[0])
     assert header["config"]["search"] == "curriculum"
+
+
+def test_a_search_stopped_by_a_bad_sample_loses_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("tamis.search.curriculum_rounds.CHUNK", 16)
+    model, items = tiny_classifier()
+    train, held_out = split(items)
+    quick = dict(rounds=(4,), agent=AGENT, update=None, probes=0)
+    table = features_of(model, train)
+    whole = search_curriculum(model, train, held_out, table, out=tmp_path / "whole", **quick)
+    broken = [*train[:20], (torch.full((6,), float("nan")), 0), *train[21:]]
+    with pytest.raises(TamisError, match=r"reward of sample 20: nan: must be finite.*goes on from its journal"):
+        search_curriculum(model, broken, held_out, table, out=tmp_path / "stopped", **quick)
+    kept = (tmp_path / "stopped" / "journal.jsonl").read_bytes().splitlines()[1:]
+    assert len(kept) == 1  # the first 16 rewards
+    assert search_curriculum(model, train, held_out, table, out=tmp_path / "stopped", **quick) == whole
+    assert (tmp_path / "stopped" / "journal.jsonl").read_bytes().splitlines()[1:2] == kept
 
 
 def test_no_improvement_warns_and_leaves_the_model_as_it_was():
