@@ -73,7 +73,7 @@ def search_label_aware(
     label_aware: bool = True,
     shrinkage: float = 10.0,
     refit_every: int = 10,
-    candidates: tuple[int, int, int] = (10, 50, 40),
+    candidates: Sequence[int] = (10, 50, 40),
     parents: str = "last",
     predictor: PredictorConfig | None = None,
     repeats: int = 1,
@@ -122,8 +122,9 @@ def search_label_aware(
     for name, amount in (("alpha", alpha), ("shrinkage", shrinkage)):
         check_range(name, amount, low=0)
     check_choice("parents", parents, ("last", "best"))
-    if len(candidates) != 3 or min(candidates) < 0 or sum(candidates) < refit_every:
-        raise ValueError(f"candidates={candidates}: must be three counts >= 0, together >= refit_every={refit_every}")
+    mixture = tuple(check_int("candidates", count, low=0) for count in candidates)
+    if len(mixture) != 3 or sum(mixture) < refit_every:
+        raise ValueError(f"candidates={mixture}: must be three counts >= 0, together >= refit_every={refit_every}")
     names = _class_names(val_data, classes)
     groups = np.arange(len(names)) if label_aware else np.zeros(len(names), dtype=np.int64)
     images = RewardImages(model, val_data, groups, prepare=prepare, reward=check_choice("reward", reward, REWARDS),
@@ -133,11 +134,11 @@ def search_label_aware(
     config = {
         "search": "label_aware", "model": fingerprint(dict(model.state_dict())),
         "data": images.fingerprint, "classes": list(names), "label_aware": label_aware, "warmup": warmup,
-        "reward": reward, "refit_every": refit_every, "candidates": list(candidates), "parents": parents,
+        "reward": reward, "refit_every": refit_every, "candidates": list(mixture), "parents": parents,
         "predictor": dataclasses.asdict(network), "repeats": repeats, "batch_size": batch_size, "seed": seed,
     }  # fmt: skip
     journal = Journal(None if out is None else Path(out) / "journal.jsonl", config)
-    stage = _Exploration(images, network, candidates, parents, seed)
+    stage = _Exploration(images, network, mixture, parents, seed)
     records = run_trials(
         stage.evaluate, stage.propose, journal,
         trials=iterations, initial=warmup, parallel=refit_every, spread=False, desc="label-aware search",
@@ -218,7 +219,7 @@ class _Exploration:
     """Stage 1, Algorithm 2: which triples to try, and what they gave."""
 
     def __init__(
-        self, images: RewardImages, config: PredictorConfig, candidates: tuple[int, int, int], parents: str, seed: int
+        self, images: RewardImages, config: PredictorConfig, candidates: tuple[int, ...], parents: str, seed: int
     ) -> None:
         self.images, self.config, self.candidates, self.parents, self.seed = images, config, candidates, parents, seed
         self.groups = len(images.counts)

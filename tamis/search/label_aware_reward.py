@@ -10,6 +10,7 @@ true class for R_y, which varies less than the recall where images are few.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from typing import Any
 
@@ -155,17 +156,21 @@ def _read(data: Any, classes: int) -> tuple[Tensor, Tensor]:
         labels = torch.tensor([label for _, label in pairs], dtype=torch.int64)
     if len(images) == 0 or len(images) != len(labels):
         raise ValueError(f"val_data: {len(images)} images and {len(labels)} labels: must be as many, and not 0")
-    if labels.ndim != 1 or labels.is_floating_point() or not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise ValueError(f"val_data: labels must be integers in 0..{classes - 1}, the classes; soft labels have none")
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise ValueError(f"val_data: labels of {labels.dtype} {list(labels.shape)}: must be integers [N]; soft labels "
+                         "have no class")  # fmt: skip
+    least, greatest = int(labels.min()), int(labels.max())
+    if least < 0 or greatest >= classes:
+        raise ValueError(f"val_data: labels {least}..{greatest}: must lie in 0..{classes - 1}, the classes")
     return images, labels.long()
 
 
 def _pair(item: Any, number: int) -> tuple[Tensor, int]:
     image, label = (item[key] for key in sample_keys(item))
-    if isinstance(label, (Tensor, np.ndarray)):
+    if isinstance(label, (Tensor, np.ndarray, np.generic)):
         label = label.item() if label.ndim == 0 else label.tolist()
     if isinstance(label, bool) or not hasattr(label, "__index__"):
-        raise TypeError(f"val_data[{number}]: label {label!r}: must be an int; soft labels have no class")
+        raise TypeError(f"val_data[{number}]: label {reprlib.repr(label)}: must be an int; soft labels have no class")
     if check_image(image) == "pil":
         array = np.asarray(image)
         image = torch.from_numpy((array[..., None] if array.ndim == 2 else array).transpose(2, 0, 1).copy())

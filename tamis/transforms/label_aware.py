@@ -218,12 +218,12 @@ class LabelAwareAugment(nn.Module):
         """
         if isinstance(label, str):
             if label not in self._labels:
-                raise ValueError(f"label={label!r}: must be one of the policy's classes ({self._named()})")
+                raise ValueError(f"label={str(label)!r}: must be one of the policy's classes ({self._named()})")
             return self._labels[label]
-        if isinstance(label, (Tensor, np.ndarray)):
+        if isinstance(label, (Tensor, np.ndarray, np.generic)):
             if label.ndim > 0 or not isinstance(label.item(), int):
                 raise TypeError(
-                    f"label: an array of {label.dtype} {list(label.shape)}: must be one integer; soft labels have no "
+                    f"label: {label.dtype} of shape {list(label.shape)}: must be one integer; soft labels have no "
                     "class: put this transform before MixUp and CutMix, and smooth labels in the loss"
                 )
             label = label.item()

@@ -160,11 +160,16 @@ def test_an_update_reaches_workers_that_are_running():
         (1.0, TypeError, "int"),
         (True, TypeError, "int"),
         (None, TypeError, "None"),
+        (np.int64(3), ValueError, "label=3: must lie in 0..2"),
+        (np.float64(1.0), TypeError, "float64 of shape"),
+        (np.bool_(True), TypeError, "label=True"),
+        (np.str_("truck"), ValueError, "label='truck'"),
     ],
 )
 def test_labels_without_a_class_are_refused(label, error, words):
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=words) as caught:
         LabelAwareAugment(fixed_policy())(image(), label)
+    assert "np." not in str(caught.value)
 
 
 @pytest.mark.parametrize("sample", [(), (image(),), ({"image": 1},), ({"image": 1, "img": 1, "label": 0},)])

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import tamis
-from tamis import NoEffectWarning, TamisError
+from tamis import NoEffectWarning, TamisError, cli
 from tamis.search import carry_policy, search_label_aware
 from tamis.search.label_aware import SPACE, build_policy
 from tamis.search.label_aware_reward import RewardImages, scaled
@@ -175,18 +175,43 @@ def test_a_model_that_sees_nothing_is_told():
         ({"parents": "all"}, ValueError, "best"),
         ({"candidates": (1, 2, 3)}, ValueError, "refit_every"),
         ({"classes": None}, TamisError, "class names"),
-        ({"classes": ("a", "b")}, ValueError, r"0\.\.1"),
+        ({"candidates": (np.int64(1), 2, 3)}, ValueError, r"candidates=\(1, 2, 3\)"),
+        ({"candidates": (10, -1, 3)}, ValueError, "candidates=-1: must be >= 0"),
+        ({"classes": ("a", "b")}, ValueError, r"labels 0..2: must lie in 0\.\.1"),
         ({"data": (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.rand(2, 3))}, ValueError, "soft"),
         ({"data": (torch.zeros(2, 3, 4, 4), torch.zeros(2).long())}, TypeError, "uint8"),
         ({"data": [(torch.zeros(3, 4, s, dtype=torch.uint8), 0) for s in (4, 5)]}, ValueError, "one size"),
         ({"data": [(torch.zeros(3, 4, 4, dtype=torch.uint8), torch.rand(3))]}, TypeError, "soft"),
+        (
+            {"data": [(torch.zeros(3, 4, 4, dtype=torch.uint8), np.float64(0.5))]},
+            TypeError,
+            r"val_data\[0\]: label 0.5",
+        ),
+        ({"data": [(torch.zeros(4, 4, 4, dtype=torch.uint8), 0)]}, ValueError, "alpha"),
         ({"data": []}, ValueError, "not 0"),
     ],
 )
 def test_wrong_input_is_refused(options, error, words):
     given = {"classes": CLASSES, "data": pictures(), **options}
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=words) as caught:
         search_label_aware(ByEye(), given.pop("data"), **given)
+    assert "np." not in str(caught.value)
+
+
+def test_it_is_searched_from_the_shell(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    lines = [
+        'model = "tests.unit.la3_toys:ByEye"',
+        'val_data = "tests.unit.la3_toys:pictures"',
+        'classes = ["bright", "dark", "busy"]',
+        "iterations = 12", "warmup = 10", "triples = 4",
+    ]  # fmt: skip
+    (tmp_path / "search.toml").write_text("[search]\n" + "\n".join(lines))
+    command = ["search", "label_aware", "--config", str(tmp_path / "search.toml"), "--out", str(tmp_path / "found")]
+    assert cli.main(command) == 0
+    assert "4 triples of operations for each of 3 classes" in capsys.readouterr().out
+    assert tamis.load_policy(tmp_path / "found").classes == CLASSES
+    assert cli.main(["check", str(tmp_path / "found"), "--classes", "bright,dark,busy"]) == 0
 
 
 def test_a_model_without_logits_is_refused():
