@@ -47,12 +47,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tamis._core.checks import check_int, check_range
+from tamis._core.checks import check_int
 from tamis._core.distributed import all_mean_
 from tamis._core.rng import torch_generator
 from tamis.pruners.base import Pruner
 from tamis.pruners.correlation import correlation, spectrum, top_pairs, weighted_moments
-from tamis.pruners.dimreg_config import CLOSED, OPEN, DimRegConfig
+from tamis.pruners.dimreg_config import CLOSED, OPEN, DimRegConfig, check_keep
 from tamis.pruners.dimreg_cut import DimRegReport, cut_gated, refuse_unsettled
 from tamis.pruners.gates import find_tables, install
 from tamis.pruners.plan import PruningPlan
@@ -70,6 +70,7 @@ from tamis.pruners.polarisation import (
     split_polarisation,
     split_polarisation_grad,
 )
+from tamis.pruners.watch import StepWatch
 
 __all__ = ["DimReg", "DimRegConfig"]
 
@@ -109,7 +110,7 @@ class DimReg(Pruner):
     ) -> None:
         if keep is not None and budget_bytes is not None:
             raise ValueError(f"keep={keep}, budget_bytes={budget_bytes}: must not be given both; leave one out")
-        keep = check_range("keep", 0.2 if keep is None else keep, low=0, high=1, open_low=True)
+        keep = check_keep(0.2 if keep is None else keep)
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             raise TypeError(
                 f"model={type(model).__name__}: must be the model inside; make DimReg(model) first, then wrap the model"
@@ -131,6 +132,7 @@ class DimReg(Pruner):
         for table, part in zip(self.tables, self._per_table(logits), strict=True):
             install(table, part)
         self._step = 0
+        self._watch = StepWatch()
         self._looked: int | None = None
         self._importance = torch.zeros(count)
         self._kept = torch.ones(count, dtype=torch.bool)
@@ -177,10 +179,12 @@ class DimReg(Pruner):
         return [self._leaf]
 
     def penalty(self) -> Tensor:
+        self._watch.penalty(self.tables[0].weight)
         value, slope = self._penalty()
         return given_gradient(self._leaf, value, slope)
 
     def add_penalty_grad(self, scale: float = 1.0) -> float:
+        self._watch.penalty(self.tables[0].weight)
         value, slope = self._penalty()
         slope = slope * scale
         self._leaf.grad = slope if self._leaf.grad is None else self._leaf.grad + slope
@@ -243,6 +247,7 @@ class DimReg(Pruner):
 
     def _take_gradients(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
         """Gradients d task / d alpha [n] and d penalty / d phi [n] (None: never asked for); both are cleared."""
+        self._watch.stepped()
         parts = []
         for table in self.tables:
             part = torch.zeros(table.width, device=device)

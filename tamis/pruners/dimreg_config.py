@@ -8,9 +8,24 @@ from typing import Any
 from tamis._core.checks import check_choice, check_int, check_range
 from tamis._core.rng import check_seed
 
-__all__ = ["CLOSED", "OPEN", "DimRegConfig"]
+__all__ = ["CLOSED", "OPEN", "DimRegConfig", "check_keep"]
 
 OPEN, CLOSED = 4.0, -12.0  # logits between which mirror descent moves a gate: phi = 0.982 and 6e-6
+
+
+def check_keep(keep: float) -> float:
+    """Return ``keep`` if it is a share in (0, 1]; to percent, say which share was meant.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: out of range.
+    """
+    try:
+        return check_range("keep", keep, low=0, high=1, open_low=True)
+    except ValueError as error:
+        if 1 < keep <= 100:
+            raise ValueError(f"{error}, a share; did you mean {keep / 100:g}?") from None
+        raise
 
 
 @dataclass(frozen=True)

@@ -207,6 +207,11 @@ def find_tables(model: nn.Module, tables: Mapping[str, str] | None = None) -> li
 
 def _named(model: nn.Module, tables: Mapping[str, str], found: list[Table]) -> list[Table]:
     """The tables that the user named, in their order."""
+    if not isinstance(tables, Mapping):
+        raise TypeError(
+            f"tables={tables!r}: must be a dict of field name -> module path, as {{'user': 'emb.user'}}, not a "
+            f"{type(tables).__name__}"
+        )
     if not tables:
         raise ValueError("tables={}: must name at least one table, or be None for all of them")
     by_path = {path: table for table in found for path in table.paths}

@@ -17,6 +17,11 @@ from tamis.pruners.plan import BUFFER, PruningPlan
 
 __all__ = ["load_pruned"]
 
+_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
+_NEVER = (
+    "which is never loaded, since loading one can run any code; save the cut model as safetensors: "
+    "trainer.save_model(path), or safetensors.torch.save_model(model, path)"
+)
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -40,7 +45,7 @@ def load_pruned(model: Any, path: str | os.PathLike[str]) -> Any:
     files = _weight_files(folder)
     network = _build(model, folder) if isinstance(model, type) else model
     found = False
-    for name, buffer in _read(files, only_plans=True):
+    for name, buffer in _read(files, only=BUFFER):
         prefix = name.removesuffix(BUFFER).rstrip(".")
         try:
             part = network.get_submodule(prefix)
@@ -49,6 +54,11 @@ def load_pruned(model: Any, path: str | os.PathLike[str]) -> Any:
         PruningPlan.read_from(buffer).apply(part)
         found = True
     if not found:
+        if gated := [name.rpartition(".")[0] for name, _ in _read(files, only="counts")]:
+            raise PolicyError(
+                f"{folder}: the weights were saved before the cut, with the table {gated[0]!r} still gated; build the "
+                "model and its DimReg as for the training, load the weights and the pruner's state, prune(), and save"
+            )
         raise PolicyError(
             f"{folder}: the weights hold no pruning plan ({BUFFER}); was this model cut with tamis? An unpruned one "
             "is loaded as usual"
@@ -68,11 +78,15 @@ def _build(cls: type, folder: Path) -> nn.Module:
 
 def _weight_files(path: Path) -> list[Path]:
     if path.is_file():
+        if path.suffix in _PICKLES:
+            raise PolicyError(f"{path}: is a pickle, {_NEVER}")
         return [path]
     if (path / _SINGLE).is_file():
         return [path / _SINGLE]
     if not (path / _INDEX).is_file():
-        raise PolicyError(f"{path}: must be a folder with {_SINGLE} or {_INDEX}, or such a file (never pickles)")
+        if pickles := [file.name for file in sorted(path.glob("*")) if file.suffix in _PICKLES]:
+            raise PolicyError(f"{path}: holds no safetensors but {', '.join(pickles)}: a pickle, {_NEVER}")
+        raise PolicyError(f"{path}: must be a folder with {_SINGLE} or {_INDEX}, or such a file")
     try:
         names = sorted(set(json.loads((path / _INDEX).read_text())["weight_map"].values()))
         if not all(isinstance(name, str) and Path(name).name == name for name in names):
@@ -82,13 +96,13 @@ def _weight_files(path: Path) -> list[Path]:
     return [path / name for name in names]
 
 
-def _read(files: list[Path], *, only_plans: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor, one at a time; only the plans', or all."""
+def _read(files: list[Path], *, only: str | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor, one at a time; all of them, or those whose name's last part is ``only``."""
     for file in files:
         try:
             with safe_open(file, framework="pt") as reader:
                 for name in reader.keys():  # noqa: SIM118  (not a dict)
-                    if not only_plans or name.rpartition(".")[2] == BUFFER:
+                    if only is None or name.rpartition(".")[2] == only:
                         yield name, reader.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise PolicyError(f"{file}: cannot be read as safetensors ({error})") from error

@@ -18,6 +18,7 @@ from tamis._core.checks import check_choice, check_int
 from tamis._core.errors import PolicyError
 from tamis._core.policy import Policy, register_policy
 from tamis._core.policy_spec import convert_fields
+from tamis.pruners.gates import GatedEmbedding, GatedEmbeddingBag
 from tamis.pruners.narrow import embedding_modules, narrow_table, return_narrow, slice_linear
 
 __all__ = ["BUFFER", "FORMS", "PruningPlan", "TableCut"]
@@ -139,6 +140,11 @@ class PruningPlan(Policy):
                     raise PolicyError(
                         f"PruningPlan: the model has no embedding {alias!r} (it has {known}); the plan was made for "
                         f"a table of shape {[table.rows, table.dim]} there. It fits the UNPRUNED model it was made for"
+                    )
+                if isinstance(found[alias], (GatedEmbedding, GatedEmbeddingBag)):
+                    raise PolicyError(
+                        f"PruningPlan: the model's table {alias!r} is still gated by a pruner; take a fresh, unpruned "
+                        "model without one (a gated model is cut by its own pruner.prune())"
                     )
                 _same_shape(alias, list(found[alias].weight.shape), [table.rows, table.dim])
         modules = dict(model.named_modules())

@@ -10,7 +10,7 @@ from torch import nn
 
 import tamis
 from tamis import PolicyError
-from tamis.pruners import cut
+from tamis.pruners import DimReg, cut
 from tests.unit.cut_tools import batch, index, random_model
 
 KEPT = {"embeddings.user": index(1, 4), "embeddings.item": index()}
@@ -86,6 +86,27 @@ def test_no_plan_no_weights_and_no_safetensors(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"\x80\x02}q\x00.")
     with pytest.raises(PolicyError, match="cannot be read as safetensors"):
         tamis.load_pruned(random_model("fm"), tmp_path)
+
+
+def test_a_pickle_is_never_loaded_and_the_cure_is_named(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02}q\x00.")
+    with pytest.raises(PolicyError, match=r"no safetensors but pytorch_model\.bin: a pickle.*save the cut model as"):
+        tamis.load_pruned(random_model("fm"), tmp_path)
+    with pytest.raises(PolicyError, match=r"pytorch_model\.bin: is a pickle, which is never loaded.*save_model"):
+        tamis.load_pruned(random_model("fm"), tmp_path / "pytorch_model.bin")
+
+
+def test_gates_that_are_still_there_are_named(saved):
+    _, folder = saved
+    gated = random_model("widedeep")
+    DimReg(gated)
+    with pytest.raises(PolicyError, match=r"table 'embeddings.user' is still gated.*take a fresh, unpruned model"):
+        tamis.load_pruned(gated, folder)
+    with pytest.raises(ValueError, match=r"table 'embeddings.user' is still gated by a pruner; take a fresh model"):
+        cut(gated, KEPT)
+    save(gated, folder / "model.safetensors")
+    with pytest.raises(PolicyError, match=r"saved before the cut, with the table 'embeddings\.[a-z]+' still gated"):
+        tamis.load_pruned(random_model("widedeep"), folder)
 
 
 def test_another_model_is_refused_with_both_shapes(saved):

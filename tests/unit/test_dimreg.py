@@ -408,6 +408,19 @@ def test_keep_outside_its_range(keep: float) -> None:
         DimReg(make(), keep)
 
 
+@pytest.mark.parametrize(("keep", "share"), [(20, "0.2"), (1.5, "0.015")])
+def test_a_percentage(keep: float, share: str) -> None:
+    with pytest.raises(ValueError, match=rf"in \(0, 1\], a share; did you mean {share}\?"):
+        DimReg(make(), keep)
+
+
+def test_tables_without_names() -> None:
+    with pytest.raises(
+        TypeError, match=r"tables=\['embeddings.user'\]: must be a dict of field name -> module path.*list"
+    ):
+        DimReg(make(), tables=["embeddings.user"])  # type: ignore[arg-type]
+
+
 def test_a_budget_that_holds_nothing() -> None:
     with pytest.raises(ValueError, match="budget_bytes=19: must be >= 20"):
         DimReg(make(), budget_bytes=19)
@@ -436,6 +449,32 @@ def test_a_step_without_a_penalty() -> None:
         pruner.step()
 
 
+@pytest.mark.parametrize("seeded", [False, True])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_step_that_the_pruner_is_not_told_of(sparse: bool, seeded: bool) -> None:
+    model = make(sparse=sparse)
+    pruner = DimReg(model, total_steps=10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+
+    def run(steps: int, told: bool) -> None:
+        for batch in batches(steps):
+            for _ in range(4):  # micro-batches, which are no slip
+                loss = model(**batch)["loss"]
+                loss = loss + pruner.add_penalty_grad() if seeded else loss + pruner.penalty()
+                loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if told:
+                pruner.step()
+
+    run(5, told=True)
+    run(3, told=False)
+    with pytest.warns(UserWarning, match=r"changed 3 times without a pruner.step\(\).*after each optimizer.step\(\)"):
+        run(1, told=False)
+    run(3, told=False)  # said once
+    run(5, told=True)
+
+
 def test_an_unknown_length() -> None:
     model = make()
     pruner = DimReg(model)
@@ -461,6 +500,16 @@ def test_an_unknown_length() -> None:
 def test_settings_are_checked(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         DimRegConfig(**changes)
+
+
+def test_an_optimizer_that_the_cut_was_not_given() -> None:
+    model, pruner, optimizer = trained()
+    pruner.prune()
+    model(**batches(1)[0])["loss"].backward()
+    torch.optim.SGD(model.parameters(), lr=1e-2).step()  # made after the cut: nothing to say
+    with pytest.warns(UserWarning, match=r"Adam still holds 3 parameters that the cut has .*prune\(optimizer\)"):
+        optimizer.step()
+    optimizer.step()  # said once
 
 
 def test_no_warning_on_the_usual_way() -> None:
