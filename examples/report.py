@@ -28,25 +28,38 @@ def _axes(width: float = 7.0, height: float = 3.6) -> tuple[Any, Any]:
 
 
 def draw_gates(before: Any, after: Any, path: Path) -> Path:
-    """Histogram of all gates at the start and at the end of the training."""
-    figure, axes = _axes()
+    """Histograms of all gates at the start and at the end of the training, one above the other."""
+    figure, panels = plt.subplots(2, sharex=True, figsize=(7.0, 4.0))
     bins = [i / 40 for i in range(41)]
-    axes.hist(before.tolist(), bins, color=GREY, alpha=0.8, label="before training")
-    axes.hist(after.tolist(), bins, color=BLUE, alpha=0.8, label="after training")
-    axes.set(xlabel="gate φ of an embedding dimension", ylabel="dimensions", title="Gates polarise: closed or open")
-    axes.legend(frameon=False)
+    for axes, gates, color, title in zip(panels, (before, after), (GREY, BLUE), ("before", "after"), strict=True):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.hist(gates.tolist(), bins, color=color)
+        axes.set(ylabel="dimensions", title=f"Gates {title} training")
+    panels[1].set(xlabel="gate φ of an embedding dimension (0 closed, 1 open)")
+    figure.tight_layout()
     return _save(figure, path)
 
 
 def draw_dims(report: Any, path: Path) -> Path:
-    """Dimensions kept per field, beside the rows of its table."""
-    fields = sorted(report.fields, key=lambda field: field.kept)
+    """Per field: dimensions kept, and what its table weighs before and after."""
+    fields = sorted(report.fields, key=lambda field: field.rows * field.dims)
     names = [f.field.rpartition(".")[2] for f in fields]
-    figure, axes = _axes(height=0.6 + 0.32 * len(fields))
-    axes.barh(names, [f.dims for f in fields], color="#e6e8eb")
-    bars = axes.barh(names, [f.kept for f in fields], color=BLUE)
-    axes.bar_label(bars, [f"{f.kept} of {f.dims}  ({f.rows:,} rows)" for f in fields], padding=3, fontsize=8)
-    axes.set(xlabel="embedding dimensions", title="What DimReg kept")
+    figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(9.0, 0.8 + 0.32 * len(fields)))
+    for axes, unit, scales, form in (
+        (left, "embedding dimensions", [1.0] * len(fields), "{:,.0f}"),
+        (right, "KiB of its table", [f.rows * 4 / 1024 for f in fields], "{:,.1f}"),
+    ):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.barh(
+            names, [f.dims * scale for f, scale in zip(fields, scales, strict=True)], color="#e6e8eb", label="full"
+        )
+        kept = [f.kept * scale for f, scale in zip(fields, scales, strict=True)]
+        axes.bar_label(axes.barh(names, kept, color=BLUE, label="DimReg"), fmt=form, padding=3, fontsize=8)
+        axes.set(xlabel=unit)
+    right.set(xscale="log")
+    right.legend(frameon=False, loc="lower right")
+    figure.suptitle("What DimReg kept, field by field")
+    figure.tight_layout()
     return _save(figure, path)
 
 
@@ -60,7 +73,7 @@ def draw_curve(results: list[Any], path: Path) -> Path:
         chosen = sorted(chosen, key=lambda r: r.parameters)
         axes.plot([r.parameters for r in chosen], [r.auc for r in chosen], "o-", color=color, label=label)
     full = results[0]
-    axes.annotate("full model", (full.parameters, full.auc), xytext=(-6, 8), textcoords="offset points", ha="right")
+    axes.annotate("the full model", (full.parameters, full.auc), xytext=(-6, 8), textcoords="offset points", ha="right")
     axes.set(xscale="log", xlabel="embedding parameters", ylabel="test AUC", title="Accuracy against size (one seed)")
     axes.legend(frameon=False)
     return _save(figure, path)

@@ -76,5 +76,24 @@ def test_demo_on_the_users_own_table(tmp_path):
     table.write_text("user,item,bought\n" + "\n".join(rows))
     options = ["--data", str(table), "--label", "bought", "--epochs", "1", "--out", str(tmp_path / "demo")]
     assert "embedding parameters" in run("demo_dimreg.py", [], options, tmp_path)
-    with pytest.raises(AssertionError, match="no such column"):
-        run("demo_dimreg.py", [], ["--data", str(table), "--label", "price"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "words"),
+    [
+        ("a,label\n1,0\n", "price", r"--label price: no such column; own.csv has a, label"),
+        ("", "label", r"own.csv: cannot be read \(No columns"),
+        ("a,label\n", "label", r"own.csv: must have rows, got none"),
+        ("a,label\n1,0\n2,1\n3,2\n", "label", r"must have exactly two values, got 3: 0, 1, 2"),
+        ("a,label\n1,0\n2,1\n3,\n", "label", r"1 of 3 labels are missing"),
+        ("label\n" + "0\n1\n" * 20, "label", r"must have at least one column besides the label"),
+        ("a,label\n1,0\n2,0\n3,1\n", "label", r"must hold both labels"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_told_why(text, label, words, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from tabular import load_table
+
+    (tmp_path / "own.csv").write_text(text)
+    with pytest.raises(SystemExit, match=words):
+        load_table(tmp_path / "own.csv", label)
