@@ -1,17 +1,21 @@
 """DimReg against the full model and its rivals at equal embedding parameters and equal epochs, on real clicks.
 
-``python -m benchmarks.dimreg_real --set movielens1m_crossed`` writes ``results/dimreg_SET_MODEL_DIM.json`` as it goes.
-The full model's row decay is chosen on the validation part with seed 0; every run keeps its best epoch by validation
-AUC; the test part is scored once per run. Searching counts: a method that trains at full width first and then anew
-has only the rest of the epochs left.
+``python -m benchmarks.dimreg_real --set frappe --tune`` chooses decays and the rivals' strengths on the validation part
+of seed 100, which is not reported; then ``--seeds 0`` and so on, one or more at a time, add their runs to
+``results/dimreg_SET_MODEL_DIM.json`` as they go, and go on where they were stopped. The seed sets the parts of the
+data, the start and the order of the batches. Every run keeps its best epoch by validation AUC and scores the test
+part once. Searching counts: a method that trains at full width first and then anew has only the rest of the epochs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import re
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +24,50 @@ import torch
 
 import tamis
 from benchmarks.ctr import rivals
-from benchmarks.ctr.data import CTRData, default_data, load
-from benchmarks.ctr.training import auc, predict
+from benchmarks.ctr.data import default_data, load
+from benchmarks.ctr.training import Run, auc, predict
 from tamis.pruners import DimReg, DimRegConfig
 
 RESULTS = Path(__file__).parent / "results"
-TRAINING = {  # epochs, learning rate
-    "movielens1m": (3, 1e-3),
-    "movielens1m_crossed": (3, 1e-3),
-    "frappe": (6, 5e-3),
-    "planted": (6, 5e-3),
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a set is trained, and what is compared there.
+
+    Attributes:
+        epochs, lr: of every method.
+        sparse: SparseAdam on the tables; else dense Adam.
+        share: of the parameters: all methods at this one.
+        more: DimReg alone at these.
+        widths: the grid of uniform widths.
+        rows: at most so many training rows.
+    """
+
+    epochs: int
+    lr: float
+    sparse: bool
+    share: float
+    more: tuple[float, ...]
+    widths: tuple[int, ...]
+    rows: int | None = None
+
+
+PLANS = {
+    "frappe": Plan(12, 5e-3, False, 0.125, (0.1875,), (2, 4, 6, 8)),
+    "movielens1m": Plan(3, 1e-3, True, 0.125, (), (1, 2, 4, 8), 250_000),
+    "movielens1m_crossed": Plan(3, 1e-3, True, 0.03125, (0.125,), (1, 2, 4, 8), 250_000),
 }
-DECAYS = (0.0, 1e-3, 1e-2)
-WIDTHS = (1, 2, 4, 8)
+TUNING_SEED = 100
+DECAYS = (0.0, 1e-3, 3e-3)
+L1_STRENGTHS = (1e-4, 1e-3)
+MDE_POWERS = (0.3, 0.6)
 
 
 def dimreg(
     setting: rivals.Setting, seed: int, budget: int | None, config: DimRegConfig
-) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Train with gates, cut, score the cut model; also return the columns kept (field -> [k]).
+) -> tuple[Run, dict[str, int], dict[str, torch.Tensor]]:
+    """Train with gates, cut, score the cut model: the run, the columns' number and the columns, both per field.
 
     ``split="mean"`` has no budget: it is cut by force, at the end of the training, at whatever share it reaches.
     """
@@ -46,111 +75,158 @@ def dimreg(
     mean, bytes_ = config.split == "mean", None if budget is None else 4 * budget
     pruner = DimReg(model, budget_bytes=bytes_, config=config, total_steps=setting.steps)
     settled = int(np.ceil((config.decide_by + config.closing) * setting.epochs))  # epochs until the gates are closed
-    run = setting.train(model, seed, pruner=pruner, patience_from=(setting.epochs if mean else settled) - 1)
+    first = (setting.epochs if mean else settled) - 1
+    run = setting.train(model, seed, kind="DimReg", pruner=pruner, patience_from=first)
     open_ = (pruner.gates >= 0.5).split([table.width for table in pruner.tables])
     columns = {field: part.nonzero()[:, 0] for field, part in zip(setting.data.sizes, open_, strict=True)}
     pruner.prune(force=mean)
-    data = setting.data
-    test = auc(predict(model, data.test[0]), data.test[1].numpy())
-    kept = {field.field.removeprefix("embeddings."): field.kept for field in pruner.report.fields}
-    return entry(setting, run, kept) | {"test": test, "test_before_cut": run.test}, columns
+    run.test = auc(predict(model, setting.data.test[0]), setting.data.test[1].numpy())
+    return run, {field: len(kept) for field, kept in columns.items()}, columns
 
 
-def entry(setting: rivals.Setting, run: Any, kept: dict[str, int]) -> dict[str, Any]:
-    """One run as JSON; ``parameters``: numbers in the embedding tables."""
-    parameters = sum(kept[field] * rows for field, rows in setting.data.sizes.items())
+def entry(setting: rivals.Setting, run: Run, kept: dict[str, int]) -> dict[str, Any]:
+    """One run as JSON; ``share``: numbers in the embedding tables, of the full model's; ``kept``: per field."""
     return {
         "test": run.test,
-        "validation": run.validation,
+        "validation": [round(score, 5) for score in run.validation],
         "best_epoch": run.best,
-        "parameters": parameters,
-        "share": parameters / setting.parameters,
-        "kept": kept,
+        "share": sum(kept[field] * rows for field, rows in setting.data.sizes.items()) / setting.parameters,
+        "kept": list(kept.values()),
         "seconds": round(run.seconds, 1),
     }
 
 
-def compare(setting: rivals.Setting, seed: int, share: float, more: list[float], decay: float) -> Any:
-    """Yield (name, entry) for every method at ``share`` of the parameters, and DimReg at the shares in ``more``."""
-    budget, search = int(share * setting.parameters), max(1, round(setting.epochs / 3))
-    fields = setting.data.sizes
-    run = rivals.uniform(setting, seed, setting.dim, row_decay=decay)
-    yield "full, tuned", entry(setting, run, dict.fromkeys(fields, setting.dim))
-    for width in WIDTHS:
-        yield f"uniform {width}", entry(setting, rivals.uniform(setting, seed, width), dict.fromkeys(fields, width))
-    ours, columns = dimreg(setting, seed, budget, DimRegConfig())
-    yield f"DimReg {share:g}", ours
-    for other in more:
-        yield f"DimReg {other:g}", dimreg(setting, seed, int(other * setting.parameters), DimRegConfig())[0]
-    yield f"DimReg without pairs {share:g}", dimreg(setting, seed, budget, DimRegConfig(pair_share=0.0))[0]
-    yield "thesis' form, cut by force, own share", dimreg(setting, seed, None, DimRegConfig.paper())[0]
-    for power in (0.3, 0.6):
-        yield f"MDE power {power} {share:g}", entry(setting, *rivals.mde(setting, seed, budget, power))
-    counts = ours["kept"]
-    run = rivals.random_columns(setting, seed, counts)
-    yield f"random columns, DimReg's counts {share:g}", entry(setting, run, counts)
-    run = rivals.same_columns(setting, seed, columns)
-    yield f"DimReg retrained, twice the epochs {share:g}", entry(setting, run, counts)
-    yield f"magnitude, retrained {share:g}", entry(setting, *rivals.magnitude(setting, seed, budget, search))
-    yield f"one-shot saliency, retrained {share:g}", entry(setting, *rivals.one_shot(setting, seed, budget, search))
-    yield f"L1 gates {share:g}", entry(setting, *rivals.l1_gates(setting, seed, budget, search, 1e-4))
+class Comparison:
+    """All methods on one seed; ``tuned``: what `tune` found."""
+
+    def __init__(self, setting: rivals.Setting, seed: int, plan: Plan, tuned: dict[str, Any]) -> None:
+        self.setting, self.seed, self.plan, self.tuned = setting, seed, plan, tuned
+        self.budget = int(plan.share * setting.parameters)
+
+    @cached_property
+    def ours(self) -> tuple[Run, dict[str, int], dict[str, torch.Tensor]]:
+        """DimReg at the share of all; the rows that need its columns train it again if a stop has lost them."""
+        return dimreg(self.setting, self.seed, self.budget, DimRegConfig())
+
+    def uniform(self, width: int) -> tuple[Run, dict[str, int]]:
+        return rivals.uniform(self.setting, self.seed, width), dict.fromkeys(self.setting.data.sizes, width)
+
+    def config(self, share: float | None, config: DimRegConfig) -> tuple[Run, dict[str, int]]:
+        budget = None if share is None else int(share * self.setting.parameters)
+        return dimreg(self.setting, self.seed, budget, config)[:2]
+
+    def random(self) -> tuple[Run, dict[str, int]]:
+        return rivals.random_columns(self.setting, self.seed, self.ours[1]), self.ours[1]
+
+    def retrained(self) -> tuple[Run, dict[str, int]]:
+        return rivals.same_columns(self.setting, self.seed, self.ours[2]), self.ours[1]
+
+    def methods(self) -> dict[str, Callable[[], tuple[Run, dict[str, int]]]]:
+        """Name -> what trains it; the most telling first, for a run that is stopped."""
+        s, seed, share = self.setting, self.seed, self.plan.share
+        search = max(1, round(s.epochs / 3))
+        rows: dict[str, Callable[[], tuple[Run, dict[str, int]]]] = {"full": lambda: self.uniform(s.dim)}
+        rows |= {f"uniform {w}": (lambda w=w: self.uniform(w)) for w in self.plan.widths}
+        rows[f"DimReg {share:g}"] = lambda: self.ours[:2]
+        rows |= {f"DimReg {more:g}": (lambda more=more: self.config(more, DimRegConfig())) for more in self.plan.more}
+        rows |= {
+            f"random columns, DimReg's counts {share:g}": self.random,
+            f"DimReg retrained, twice the epochs {share:g}": self.retrained,
+            f"MDE {share:g}": lambda: rivals.mde(s, seed, self.budget, self.tuned["MDE power"]),
+            f"L1 gates {share:g}": lambda: rivals.l1_gates(s, seed, self.budget, search, self.tuned["L1 strength"]),
+            f"magnitude, retrained {share:g}": lambda: rivals.magnitude(s, seed, self.budget, search),
+            f"one-shot saliency, retrained {share:g}": lambda: rivals.one_shot(s, seed, self.budget, search),
+            f"DimReg without pairs {share:g}": lambda: self.config(share, DimRegConfig(pair_share=0.0)),
+            "thesis' form, cut by force, own share": lambda: self.config(None, DimRegConfig.paper()),
+        }
+        return rows
 
 
-def tune_decay(setting: rivals.Setting) -> float:
-    """The decay with the best validation AUC of the full model, seed 0."""
-    return max(DECAYS, key=lambda d: max(rivals.uniform(setting, 0, setting.dim, row_decay=d).validation))
+def tune(setting: rivals.Setting, plan: Plan) -> dict[str, Any]:
+    """Row decay of the full, the narrow and the gated models, L1's strength and MDE's power, by validation AUC."""
+    seed, budget, seen = TUNING_SEED, int(plan.share * setting.parameters), {}
+    width = max(1, round(plan.share * setting.dim))
+
+    def best(name: str, values: tuple[float, ...], run: Callable[[float], Run]) -> float:
+        scores = {}
+        for value in values:
+            done = run(value)
+            scores[str(value)] = max(done.validation[done.best :])
+            print(f"tuning {name} {value}: {scores[str(value)]:.5f}", flush=True)
+        seen[name] = scores
+        return max(values, key=lambda value: scores[str(value)])
+
+    def with_decay(kind: str, decay: float) -> Run:
+        setting.decays[kind] = decay
+        if kind == "DimReg":
+            return dimreg(setting, seed, budget, DimRegConfig())[0]
+        return rivals.uniform(setting, seed, setting.dim if kind == "full" else width)
+
+    for kind in setting.decays:
+        setting.decays[kind] = best(f"decay, {kind}", DECAYS, lambda value, kind=kind: with_decay(kind, value))
+    search = max(1, round(setting.epochs / 3))
+    power = best("MDE power", MDE_POWERS, lambda value: rivals.mde(setting, seed, budget, value)[0])
+    strength = best("L1 strength", L1_STRENGTHS, lambda v: rivals.l1_gates(setting, seed, budget, search, v)[0])
+    return {"decays": dict(setting.decays), "MDE power": power, "L1 strength": strength, "validation": seen}
 
 
-def first_rows(data: CTRData, rows: int | None) -> CTRData:
-    """``data`` with at most ``rows`` training rows."""
-    return CTRData(**(vars(data) | {"train": tuple(part[:rows] for part in data.train)}))
-
-
-def open_result(target: Path, setting: rivals.Setting, args: argparse.Namespace) -> dict[str, Any]:
-    """What the file holds of the same comparison, or a new result."""
-    head = {
-        "benchmark": "dimreg_real",
-        "data": {"name": args.set, "train_rows": len(setting.data.train[0]), "table_rows": setting.data.rows},
-        "model": args.model,
-        "dim": args.dim,
-        "budget": {"epochs": setting.epochs, "batch": setting.batch, "lr": setting.lr, "steps": setting.steps},
-    }
-    if target.is_file():
-        result = json.loads(target.read_text())
-        if {key: result[key] for key in head} == head:
-            return result
-    versions = {"tamis": tamis.__version__, "torch": torch.__version__, "numpy": np.__version__}
-    return head | {"versions": versions, "decay": tune_decay(setting), "seeds": [], "figures": {}}
+def write(target: Path, result: dict[str, Any]) -> None:
+    """As JSON, lists on one line."""
+    text = json.dumps(result, indent=1)
+    target.write_text(re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: "[" + " ".join(m[1].split()) + "]", text) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--set", default="movielens1m_crossed", choices=list(TRAINING))
+    parser.add_argument("--set", default="frappe", choices=list(PLANS))
     parser.add_argument("--model", default="deepfm")
     parser.add_argument("--dim", type=int, default=32)
-    parser.add_argument("--rows", type=int, default=None, help="use only that many training rows")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="added to those in the file")
-    parser.add_argument("--share", type=float, default=0.03, help="of the parameters: all methods at this one")
-    parser.add_argument("--more", type=float, nargs="*", default=[0.125], help="DimReg alone at these")
+    parser.add_argument("--tune", action="store_true", help="first, once")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="added to those in the file")
+    parser.add_argument("--only", nargs="+", help="only the methods whose name starts so")
     parser.add_argument("--data", type=Path, default=default_data())
     parser.add_argument("--quick", action="store_true", help="one seed, three epochs, 20,000 rows, nothing written")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    epochs, lr = TRAINING[args.set]
-    target = RESULTS / f"dimreg_{args.set}_{args.model}_{args.dim}.json"
+    plan, started = PLANS[args.set], time.time()
     if args.quick:
-        args.seeds, args.rows, epochs, target = [0], 20_000, 3, Path(os.devnull)
-    setting = rivals.Setting(first_rows(load(args.set, args.data), args.rows), args.model, args.dim, epochs, lr)
-    result = open_result(target, setting, args)
-    started = time.time()
-    for seed in args.seeds:
-        for name, figures in compare(setting, seed, args.share, args.more, result["decay"]):
-            result["figures"].setdefault(name, {})[str(seed)] = figures
-            spent, score = time.time() - started, figures["test"]
-            print(f"{spent:6.0f} s  seed {seed}  {name:45} {figures['share']:7.2%}  {score:.4f}", flush=True)
-            target.write_text(json.dumps(result, indent=1))
-        result["seeds"] = sorted({*result["seeds"], seed})
-        target.write_text(json.dumps(result, indent=1))
+        plan = Plan(**(vars(plan) | {"epochs": 3, "rows": 20_000}))
+
+    def setting(seed: int) -> rivals.Setting:
+        data = load(args.set, args.data, seed=seed, rows=plan.rows)
+        return rivals.Setting(data, args.model, args.dim, plan.epochs, plan.lr, plan.sparse)
+
+    target = RESULTS / f"dimreg_{args.set}_{args.model}_{args.dim}.json"
+    result: dict[str, Any] = json.loads(target.read_text()) if target.is_file() and not args.quick else {}
+    if args.tune or args.quick:
+        first = setting(TUNING_SEED)
+        result = {
+            "benchmark": "dimreg_real",
+            "data": {"name": args.set, "train_rows": len(first.data.train[0]), "table_rows": first.data.rows},
+            "model": args.model,
+            "dim": args.dim,
+            "budget": {"epochs": plan.epochs, "batch": first.batch, "lr": plan.lr, "steps": first.steps},
+            "versions": {"tamis": tamis.__version__, "torch": torch.__version__, "numpy": np.__version__},
+            "fields": list(first.data.sizes),
+            "tuned": tune(first, plan),
+            "seeds": [],
+            "figures": {},
+        }
+        if not args.quick:
+            write(target, result)
+    for seed in [0] if args.quick else args.seeds:
+        own = setting(seed)
+        own.decays |= result["tuned"]["decays"]
+        for name, run in Comparison(own, seed, plan, result["tuned"]).methods().items():
+            done = result["figures"].setdefault(name, {})
+            if str(seed) in done or not name.startswith(tuple(args.only or [""])):
+                continue
+            done[str(seed)] = figures = entry(own, *run())
+            result["seeds"] = sorted({*result["seeds"], seed})
+            spent = time.time() - started
+            print(f"{spent:6.0f} s  seed {seed}  {name:45} {figures['share']:7.2%}  {figures['test']:.4f}", flush=True)
+            if not args.quick:
+                write(target, result)
 
 
 if __name__ == "__main__":

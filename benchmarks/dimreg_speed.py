@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import tamis
+from benchmarks.peak_memory import PeakMemory
 from tamis.pruners import DimReg, cut
 from tamis.pruners.correlation import correlation, weighted_moments
 from tamis.pruners.polarisation import pair_polarisation_with_grad
@@ -144,19 +145,16 @@ def training_steps(fields: int, rows: int, batch: int, rounds: int) -> dict[str,
 
 
 def pearson(rows: int, rounds: int) -> dict[str, Any]:
-    """3c: one table of 128 columns, plain and weighted, against torch.corrcoef; errors at three means."""
+    """3c: one table of 128 columns, plain and weighted, against torch.corrcoef; errors at three means; memory."""
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(rows, 128, generator=generator) @ torch.randn(128, 128, generator=generator) / 11
     counts = torch.randint(0, 50, (rows,), generator=generator, dtype=torch.int32)
-    figures = race(
-        {
-            "torch.corrcoef": lambda: torch.corrcoef(table.T),
-            "tamis": lambda: correlation(weighted_moments(table)[1]),
-            "tamis, weighted by lookups": lambda: correlation(weighted_moments(table, counts)[1]),
-        },
-        rounds,
-        "torch.corrcoef",
-    )
+    contenders = {
+        "torch.corrcoef": lambda: torch.corrcoef(table.T),
+        "tamis": lambda: correlation(weighted_moments(table)[1]),
+        "tamis, weighted by lookups": lambda: correlation(weighted_moments(table, counts)[1]),
+    }
+    figures = race(contenders, rounds, "torch.corrcoef")
     errors = {}
     for mean in (0.0, 1.0, 100.0):
         moved = table[: rows // 5] + mean
@@ -165,7 +163,14 @@ def pearson(rows: int, rounds: int) -> dict[str, Any]:
             "tamis": float((correlation(weighted_moments(moved)[1]) - wanted).abs().max()),
             "torch.corrcoef": float((torch.corrcoef(moved.T).double() - wanted).abs().max()),
         }
-    return {"rows": rows, "race": figures, "max_error_at_mean": errors}
+    memory = {}
+    for name, run in contenders.items():
+        peak = PeakMemory([table, counts])
+        with peak:
+            run()
+        memory[name] = round(peak.extra / 2**20, 2)
+    memory["one table"] = round(table.nbytes / 2**20, 2)
+    return {"rows": rows, "race": figures, "max_error_at_mean": errors, "peak extra MiB": memory}
 
 
 def pair_penalty(rounds: int) -> dict[str, Any]:

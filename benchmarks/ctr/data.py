@@ -15,6 +15,9 @@ from torch import Tensor
 
 __all__ = ["DATASETS", "CTRData", "default_data", "load"]
 
+Columns = dict[str, np.ndarray]
+Raw = tuple[Columns, np.ndarray, dict[str, int] | None]  # field -> ids; labels; field -> useful rank, if known
+
 CROSSES = (
     ("user_id", "first_genre"),
     ("movie_id", "age"),
@@ -46,13 +49,24 @@ def default_data() -> Path:
     return Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
-def load(name: str, folder: Path | None = None, *, seed: int = 0) -> CTRData:
-    """The data set ``name``, one of `DATASETS`; ``seed`` fixes the parts (and the planted data)."""
-    return DATASETS[name](folder or default_data(), seed)
+def load(name: str, folder: Path | None = None, *, seed: int = 0, rows: int | None = None) -> CTRData:
+    """The data set ``name``, one of `DATASETS`; ``seed`` fixes the parts (and the planted data).
+
+    ``rows``: at most so many training rows (the files are shuffled); the other two parts stay whole.
+    """
+    columns, label, useful = DATASETS[name](folder or default_data(), seed)
+    return _parts(name, columns, label, seed, rows, useful)
 
 
-def _parts(name: str, columns: dict[str, np.ndarray], label: np.ndarray, part: np.ndarray) -> CTRData:
-    """Number the ids of each column by what the train part (part == 0) holds; unseen ids become 0."""
+def _parts(
+    name: str, columns: Columns, label: np.ndarray, seed: int, rows: int | None, useful: dict[str, int] | None
+) -> CTRData:
+    """80 % train (0), 10 % validation (1), 10 % test (2), at random; ids are numbered by what the train part holds.
+
+    Unseen ids become 0.
+    """
+    part = np.random.default_rng(seed).choice(3, size=len(label), p=[0.8, 0.1, 0.1])
+    part[np.flatnonzero(part == 0)[rows:] if rows else []] = 3  # not used
     coded, sizes = [], {}
     for field, column in columns.items():
         known = np.unique(column[part == 0])
@@ -62,15 +76,10 @@ def _parts(name: str, columns: dict[str, np.ndarray], label: np.ndarray, part: n
     ids = torch.from_numpy(np.stack(coded, axis=1).astype(np.int64))
     labels = torch.from_numpy(label.astype(np.float32))
     train, validation, test = ((ids[part == k], labels[part == k]) for k in range(3))
-    return CTRData(name, sizes, train, validation, test)
+    return CTRData(name, sizes, train, validation, test, useful)
 
 
-def _random_parts(count: int, seed: int) -> np.ndarray:
-    """80 % train (0), 10 % validation (1), 10 % test (2), at random."""
-    return np.random.default_rng(seed).choice(3, size=count, p=[0.8, 0.1, 0.1])
-
-
-def _movielens(folder: Path, seed: int, crosses: tuple[tuple[str, str], ...] = ()) -> CTRData:
+def _movielens(folder: Path, seed: int, crosses: tuple[tuple[str, str], ...] = ()) -> Raw:
     import pandas as pd
 
     table = pd.read_parquet(folder / "movielens1m" / "ratings_like.parquet")
@@ -79,21 +88,18 @@ def _movielens(folder: Path, seed: int, crosses: tuple[tuple[str, str], ...] = (
     for left, right in crosses:
         codes[f"{left} x {right}"] = codes[left] * (codes[right].max() + 1) + codes[right]
     codes.pop("first_genre")  # it is the first of `genres`
-    name = "movielens1m_crossed" if crosses else "movielens1m"
-    return _parts(name, codes, table["like"].to_numpy(), _random_parts(len(table), seed))
+    return codes, table["like"].to_numpy(), None
 
 
-def _frappe(folder: Path, seed: int) -> CTRData:
+def _frappe(folder: Path, seed: int) -> Raw:
     import pandas as pd
 
     table = pd.read_parquet(folder / "frappe" / "frappe_full.parquet")
     columns = {field: table[field].to_numpy() for field in table.columns.drop(["label", "split"])}
-    return _parts("frappe", columns, table["label"].to_numpy(), _random_parts(len(table), seed))
+    return columns, table["label"].to_numpy(), None
 
 
-def _planted(
-    folder: Path, seed: int, name: str = "planted", useful: tuple[int, ...] = (8, 6, 8, 4, 2, 2, 1, 0, 0, 0)
-) -> CTRData:
+def _planted(folder: Path, seed: int, useful: tuple[int, ...] = (8, 6, 8, 4, 2, 2, 1, 0, 0, 0)) -> Raw:
     """Ten Zipf fields; the logit is a factorization machine over latent vectors whose ranks are known per field.
 
     Field f has ``useful[f]`` latent dimensions (0: noise). There is no first-order part, so that only the tables
@@ -110,13 +116,12 @@ def _planted(
     logit = 2.0 * (logit - logit.mean()) / logit.std()
     label = rng.random(count) < 1 / (1 + np.exp(-logit))
     columns = {f"field{f}": column for f, column in enumerate(ids)}
-    data = _parts(name, columns, label, _random_parts(count, seed))
-    return CTRData(**(vars(data) | {"useful": dict(zip(columns, useful, strict=True))}))
+    return columns, label, dict(zip(columns, useful, strict=True))
 
 
 DATASETS = {
     "planted": _planted,
-    "null": lambda folder, seed: _planted(folder, seed, "null", (16,) * 10),
+    "null": lambda folder, seed: _planted(folder, seed, (16,) * 10),
     "frappe": _frappe,
     "movielens1m": _movielens,
     "movielens1m_crossed": lambda folder, seed: _movielens(folder, seed, CROSSES),

@@ -34,14 +34,19 @@ __all__ = [
 class Setting:
     """One data set, model, width, training length: what a comparison holds fixed."""
 
-    def __init__(self, data: CTRData, model: str, dim: int, epochs: int, lr: float, batch: int = 2048) -> None:
-        self.data, self.model, self.dim, self.epochs, self.lr, self.batch = data, model, dim, epochs, lr, batch
+    def __init__(self, data: CTRData, model: str, dim: int, epochs: int, lr: float, sparse: bool = True) -> None:
+        self.data, self.model, self.dim, self.epochs, self.lr, self.sparse = data, model, dim, epochs, lr, sparse
+        self.batch = 2048
+        self.decays = {"full": 0.0, "narrow": 0.0, "DimReg": 0.0}  # row decay, by the kind of model
 
     def build(self, seed: int, dim: int | None = None) -> nn.Module:
-        return build(self.data, self.model, dim or self.dim, seed)
+        return build(self.data, self.model, dim or self.dim, seed, self.sparse)
 
-    def train(self, model: nn.Module, seed: int, epochs: int | None = None, **options: object) -> Run:
+    def train(
+        self, model: nn.Module, seed: int, epochs: int | None = None, kind: str = "narrow", **options: object
+    ) -> Run:
         epochs = self.epochs if epochs is None else epochs
+        options = {"row_decay": self.decays[kind]} | options
         return train(model, self.data, epochs=epochs, seed=seed, lr=self.lr, batch=self.batch, **options)
 
     @property
@@ -54,11 +59,11 @@ class Setting:
         return self.data.rows * self.dim
 
 
-def build(data: CTRData, name: str, dim: int, seed: int) -> nn.Module:
-    """A fresh model; wide tables have sparse gradients, the first-order weights dense ones (one number a row)."""
+def build(data: CTRData, name: str, dim: int, seed: int, sparse: bool) -> nn.Module:
+    """A fresh model; the first-order weights (one number a row) always have dense gradients."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # noqa: TID251
-        model = MODELS[name](data.sizes, dim=dim, hidden=(128, 64), sparse=True)
+        model = MODELS[name](data.sizes, dim=dim, hidden=(64, 32), sparse=sparse)
     for table in model.linear.values():
         table.sparse = False
     return model
@@ -85,7 +90,8 @@ def by_score(setting: Setting, score: Tensor, budget: int) -> dict[str, Tensor]:
 
 def uniform(setting: Setting, seed: int, dim: int, **options: float) -> Run:
     """The same small width for all; the full model at ``dim=setting.dim``."""
-    return setting.train(setting.build(seed, dim), seed, **options)
+    kind = "full" if dim == setting.dim else "narrow"
+    return setting.train(setting.build(seed, dim), seed, kind=kind, **options)
 
 
 def mde(setting: Setting, seed: int, budget: int, power: float) -> tuple[Run, dict[str, int]]:
@@ -127,7 +133,7 @@ def same_columns(setting: Setting, seed: int, kept: dict[str, Tensor]) -> Run:
 def magnitude(setting: Setting, seed: int, budget: int, search: int) -> tuple[Run, dict[str, int]]:
     """``search`` epochs at full width, the columns with the largest norm per parameter, the other epochs anew."""
     model = setting.build(seed)
-    setting.train(model, seed, search)
+    setting.train(model, seed, search, kind="full")
     score = torch.cat([table.weight.detach().norm(dim=0) for table in model.embeddings.values()])
     return _again(setting, seed, score, budget, search)
 
@@ -135,7 +141,7 @@ def magnitude(setting: Setting, seed: int, budget: int, search: int) -> tuple[Ru
 def one_shot(setting: Setting, seed: int, budget: int, search: int) -> tuple[Run, dict[str, int]]:
     """As SSEDS (Qu et al., SIGIR 2022): after ``search`` epochs |dL/dgate| of one batch, then training anew."""
     model = setting.build(seed)
-    setting.train(model, seed, search)
+    setting.train(model, seed, search, kind="full")
     tables = find_tables(model)
     for table in tables:
         install(table, torch.full((table.width,), OPEN))
@@ -154,7 +160,7 @@ def _again(setting: Setting, seed: int, score: Tensor, budget: int, search: int)
 def l1_gates(setting: Setting, seed: int, budget: int, search: int, strength: float) -> tuple[Run, dict[str, int]]:
     """Gates with an L1 penalty, unweighted, for ``search`` epochs; the largest per row of their table are kept.
 
-    The training then goes on without gates. ``strength`` was not tuned.
+    The training then goes on without gates.
     """
     model = setting.build(seed)
     tables = find_tables(model)
@@ -171,7 +177,7 @@ def l1_gates(setting: Setting, seed: int, budget: int, search: int, strength: fl
             optimizer.step()
             optimizer.zero_grad()
 
-    setting.train(model, seed, search, pruner=Shrink())
+    setting.train(model, seed, search, pruner=Shrink(), patience=search)
     phi = torch.cat([torch.sigmoid(gate.detach()) for gate in gates])
     with torch.no_grad():
         for table, gate in zip(tables, gates, strict=True):

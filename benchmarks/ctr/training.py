@@ -1,4 +1,4 @@
-"""Training loop of the CTR benchmarks: SparseAdam on the tables, Adam on the rest, best epoch by validation AUC."""
+"""Training loop of the CTR benchmarks: Adam (SparseAdam on sparse tables), early stop, best epoch by validation AUC."""
 
 from __future__ import annotations
 
@@ -63,9 +63,12 @@ def train(
     lr: float = 1e-3,
     row_decay: float = 0.0,
     pruner: Any = None,
+    patience: int = 3,
     patience_from: int = 0,
 ) -> Run:
     """Train; keep the weights of the best epoch (from ``patience_from`` on) by validation AUC.
+
+    A training stops early when ``patience`` epochs in a row were not the best.
 
     Args:
         model: from `examples.ctr_models`.
@@ -74,10 +77,13 @@ def train(
         seed: of the batches' order.
         batch: rows per step.
         lr: of all optimizers.
-        patience_from: the first epoch that may be the best.
-        row_decay: L2 on the looked-up rows of the tables.
+        row_decay: L2 on the rows that the tables return, per example.
         pruner: a `tamis.pruners.DimReg` that goes along.
+        patience: epochs without a new best after which it stops.
+        patience_from: the first epoch that may be the best.
     """
+    rows: list[Tensor] = []
+    hooks = [table.register_forward_hook(lambda *call: rows.append(call[2])) for table in model.embeddings.values()]
     generator = torch.Generator().manual_seed(seed)
     both, run, best_state = optimizers(model, lr), Run(), None
     ids, labels = data.train
@@ -86,15 +92,11 @@ def train(
     for epoch in range(epochs):
         started = time.perf_counter()
         order = torch.randperm(len(ids), generator=generator)[: steps * batch].view(steps, batch)
-        for rows in order:
-            loss = model(ids[rows], labels[rows])["loss"]
+        for chosen in order:
+            rows.clear()
+            loss = model(ids[chosen], labels[chosen])["loss"]
             if row_decay:
-                loss = (
-                    loss
-                    + row_decay
-                    * sum(t(c).square().sum() for t, c in zip(model.embeddings.values(), ids[rows].T, strict=True))
-                    / batch
-                )
+                loss = loss + row_decay / batch * sum(row.square().sum() for row in rows)
             if pruner is not None:
                 loss = loss + pruner.penalty()
             for optimizer in both:
@@ -108,6 +110,10 @@ def train(
         run.validation.append(auc(predict(model, data.validation[0]), data.validation[1].numpy()))
         if epoch >= patience_from and run.validation[-1] >= max(run.validation[patience_from:]):
             run.best, best_state = epoch, copy.deepcopy(model.state_dict())
+        if run.best >= 0 and epoch - run.best >= patience:
+            break
+    for hook in hooks:
+        hook.remove()
     if best_state is not None:
         model.load_state_dict(best_state)
     run.test = auc(predict(model, data.test[0]), data.test[1].numpy())

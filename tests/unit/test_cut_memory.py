@@ -3,46 +3,13 @@
 import pytest
 import torch
 from torch import nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from benchmarks.peak_memory import PeakMemory
 from tamis.pruners import cut
+from tamis.pruners.correlation import CHUNK_ROWS, correlation, weighted_moments
 
 ROWS, DIM = 2000, 16
 TABLE = ROWS * DIM * 4
-
-
-class PeakMemory(TorchDispatchMode):
-    """Peak bytes of all tensor storages: those given at the start, and every one an operation makes until it dies."""
-
-    def __init__(self, tensors):
-        super().__init__()
-        self.alive = {}
-        for tensor in tensors:
-            self.note(tensor)
-        self.start = self.peak = self.total()
-
-    def note(self, tensor):
-        storage = tensor.untyped_storage()
-        reference = StorageWeakRef(storage)
-        self.alive[reference.cdata] = (reference, storage.nbytes())
-
-    def total(self):
-        self.alive = {key: item for key, item in self.alive.items() if not item[0].expired()}
-        return sum(size for _, size in self.alive.values())
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        output = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(output):
-            if isinstance(tensor, torch.Tensor):
-                self.note(tensor)
-        self.peak = max(self.peak, self.total())
-        return output
-
-    @property
-    def extra(self):
-        return self.peak - self.start
 
 
 def trained_model():
@@ -79,3 +46,15 @@ def test_the_measure_notices_a_cut_that_copies_the_tables_first():
         cut(model, dict.fromkeys(model, torch.arange(2)), optimizer=optimizer)
     assert len(copies) == 6
     assert memory.extra >= 6 * TABLE
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_correlations_need_one_chunk_beside_the_table(weighted):
+    table = torch.randn(50 * CHUNK_ROWS, DIM, generator=torch.Generator().manual_seed(0)) + 3
+    counts = torch.ones(len(table), dtype=torch.int32) if weighted else None
+    memory = PeakMemory([table] if counts is None else [table, counts])
+    with memory:
+        correlation(weighted_moments(table, counts)[1])
+    chunk, products = CHUNK_ROWS * DIM * 4, 8 * DIM * DIM * 8
+    sample = 2 * 4096 * DIM * 8  # of the rough mean
+    assert memory.extra <= max(chunk + CHUNK_ROWS * 16, sample) + products
