@@ -120,13 +120,13 @@ def measure_ratios(count: int, rounds: int) -> dict[str, dict[str, float]]:
     return figures
 
 
-MEMORY = {  # contender: how to build it from ``weights`` (numpy) and ``tensor``
-    "torch, replacement": "WeightedRandomSampler(tensor, n, True)",
-    "torch, no replacement, k=N": "WeightedRandomSampler(tensor, n, False)",
-    "replacement": "WeightedSampler(weights)",
-    "systematic": "WeightedSampler(weights, method='systematic')",
-    "no replacement, k=N/10": "WeightedSampler(weights, n // 10, replacement=False)",
-    "no replacement, k=N": "WeightedSampler(weights, replacement=False)",
+MEMORY: dict[str, Callable[[np.ndarray], Sampler[int]]] = {  # contender: how to build it from the weights
+    "torch, replacement": lambda w: WeightedRandomSampler(torch.from_numpy(w), len(w), True),  # type: ignore[arg-type]
+    "torch, no replacement, k=N": lambda w: WeightedRandomSampler(torch.from_numpy(w), len(w), False),  # type: ignore[arg-type]
+    "replacement": WeightedSampler,
+    "systematic": lambda w: WeightedSampler(w, method="systematic"),
+    "no replacement, k=N/10": lambda w: WeightedSampler(w, len(w) // 10, replacement=False),
+    "no replacement, k=N": lambda w: WeightedSampler(w, replacement=False),
 }
 
 
@@ -137,10 +137,8 @@ def memory_of(name: str, count: int) -> None:
     and Python's). Run in a process of its own.
     """
     weights = log_normal(count)
-    names = {"weights": weights, "tensor": torch.from_numpy(weights), "n": count}
-    names |= {"WeightedSampler": WeightedSampler, "WeightedRandomSampler": WeightedRandomSampler}
-    small = {**names, "weights": weights[:1000], "tensor": names["tensor"][:1000], "n": 1000}  # type: ignore[index]
-    drain(eval(MEMORY[name], {}, small))  # noqa: S307  (imports and first-call costs)
+    build = MEMORY[name]
+    drain(build(weights[:1000]))  # imports and first-call costs
 
     def resident(field: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -148,11 +146,11 @@ def memory_of(name: str, count: int) -> None:
 
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = resident("VmRSS")
-    drain(eval(MEMORY[name], {}, names))  # noqa: S307
+    drain(build(weights))
     figures = {"resident": (resident("VmHWM") - before) / count}
     if not name.startswith("torch"):
         tracemalloc.start()
-        drain(eval(MEMORY[name], {}, names))  # noqa: S307
+        drain(build(weights))
         figures["tracemalloc"] = tracemalloc.get_traced_memory()[1] / count
     print(json.dumps(figures))
 

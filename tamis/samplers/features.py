@@ -36,6 +36,7 @@ from tamis._core.distributed import gather_objects, rank, world_size
 from tamis._core.policy import fingerprint
 from tamis._core.progress import progress_bar
 from tamis._core.rng import torch_generator
+from tamis.samplers.features_head import HeadTap
 from tamis.samplers.features_inputs import input_prints
 
 __all__ = [
@@ -130,6 +131,7 @@ class SampleFeatures:
             spaced samples, see `check`.
 
     Raises:
+        TypeError: a feature that is no tensor.
         ValueError: no columns, lengths that differ, a value that is not finite, a negative gradient norm.
     """
 
@@ -138,9 +140,12 @@ class SampleFeatures:
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        if not self.columns:
-            raise ValueError("columns={}: must name at least one feature, e.g. loss")
+        if not isinstance(self.columns, dict) or not self.columns:
+            got = "{}" if isinstance(self.columns, dict) else type(self.columns).__name__
+            raise ValueError(f"columns={got}: must be a dict of at least one feature, e.g. {{'loss': losses}}")
         for name, column in {**self.columns, "gradient": self.gradient}.items():
+            if not isinstance(column, Tensor):
+                raise TypeError(f"{name}={type(column).__name__}: must be a tensor; wrap it in torch.as_tensor")
             if column.ndim != 1 or len(column) != len(self.gradient) or not len(column):
                 raise ValueError(f"{name}: must be 1-D with {len(self.gradient)} >= 1 values, got {list(column.shape)}")
             bad = torch.nonzero(~torch.isfinite(column))
@@ -229,13 +234,15 @@ def sample_features(
     Raises:
         ValueError: a feature that is not finite or a label out of range (the message names the sample), no linear
             layer whose outputs are the logits.
-        TypeError: an `IterableDataset`, or batches without labels.
+        TypeError: an `IterableDataset`, batches without labels, or a ``model`` that is none.
     """
     check_choice("gradient", gradient, ("last_layer", "exact"))
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model={type(model).__name__}: must be an nn.Module; call sample_features(model, data)")
     if isinstance(model, nn.parallel.DistributedDataParallel):
         model = model.module
     loader = _shard_loader(data, batch_size)
-    tap = _HeadTap(model, head) if gradient == "last_layer" else None
+    tap = HeadTap(model, head) if gradient == "last_layer" else None
     training = [module for module in model.modules() if module.training]
     model.eval()
     rows: list[tuple[np.ndarray, ...]] = []
@@ -261,7 +268,7 @@ def sample_features(
     return SampleFeatures(columns, norm, origin)
 
 
-def _batch_features(model: nn.Module, batch: Any, tap: _HeadTap | None, number: int) -> tuple[np.ndarray, ...]:
+def _batch_features(model: nn.Module, batch: Any, tap: HeadTap | None, number: int) -> tuple[np.ndarray, ...]:
     """loss, entropy, gradient norm, targets of the batch from sample ``number`` on, and its classes' number each."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     inputs, targets = _split_batch(batch, device)
@@ -323,40 +330,6 @@ def _shard_loader(data: Dataset[Any] | DataLoader[Any], batch_size: int) -> Data
     low, high = (min(count * r // world_size() * size, len(dataset)) for r in (rank(), rank() + 1))
     generator = torch_generator(0)  # else each pass would draw from the global one
     return DataLoader(Subset(dataset, range(low, high)), shuffle=False, generator=generator, **options)
-
-
-class _HeadTap:
-    """Listens to the linear layers; `take` gives the input of the one that made the logits."""
-
-    def __init__(self, model: nn.Module, head: nn.Linear | None) -> None:
-        layers = [head] if head is not None else [m for m in model.modules() if isinstance(m, nn.Linear)]
-        self.seen: list[tuple[nn.Linear, Tensor, Tensor]] = []
-        self.hooks = [layer.register_forward_hook(self._note) for layer in layers]
-
-    def _note(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if output.ndim == 2:
-            self.seen.append((layer, inputs[0], output.clone()))  # type: ignore[arg-type]  # may be changed in place
-
-    def take(self, logits: Tensor) -> tuple[Tensor, bool]:
-        """The head's input [B, D] and whether the head has a bias."""
-        seen, self.seen = self.seen, []
-        p = logits.log_softmax(-1)  # a constant added to all logits of a row changes no gradient
-        found = [(layer, h) for layer, h, z in seen if z.shape == p.shape and _same(z.double().log_softmax(-1), p)]
-        if not found:
-            raise ValueError(
-                "no nn.Linear's output is the model's logits (another layer makes them, or they are changed after "
-                'it): pass head=... with the layer that makes them, or gradient="exact"'
-            )
-        layer, hidden = found[-1]
-        return hidden, layer.bias is not None
-
-    def remove(self) -> None:
-        for hook in self.hooks:
-            hook.remove()
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 def _labels(dataset: Any) -> Tensor:

@@ -15,6 +15,7 @@ seen (fresh crops, another data set): `SwiftPolicy.score`.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +121,12 @@ class SwiftPolicy(Policy):
         """The sampling probability of each sample: float64 [n], sum 1.
 
         Uniform, with `NoEffectWarning`, where the law makes no difference between the samples or is 0 on all.
+
+        Raises:
+            TypeError: ``features`` are not `SampleFeatures`.
+            KeyError: a feature is missing.
         """
+        check_features(features)
         return torch.from_numpy(probabilities(self.score(features.columns).numpy()))
 
     def digest(self) -> str:
@@ -133,15 +139,21 @@ class SwiftPolicy(Policy):
         fifths = " / ".join(f"{mean:.2f}" for mean in profile.reshape(5, -1).mean(1))
         mixture = " ".join(f"{c:+.2f} {name}" for c, name in zip(self.coefficients, self.names, strict=True))
         points = zip((0.0, *self.knots, 1.0), self.heights, strict=True)
+        uniform = len(set(self.heights)) == 1
+        what = "every sample is drawn equally often" if uniform else "each sample is drawn with a probability that"
         lines = [
-            "Swift Sampler: each sample is drawn with a probability that depends on " + ", ".join(self.names),
+            f"Swift Sampler: {what}" + ("" if uniform else " depends on " + ", ".join(self.names)),
             f"  ranked by (percentiles) {mixture}, then through {self.transform}",
             "  height at each knot: " + ", ".join(f"{v:.2f} at {e:.2f}" for e, v in points),
             f"  draws per sample, from the lowest to the highest fifth of {self.names[0]}: {fifths} (uniform: 1)",
         ]
         if self.search is not None:
-            budget = ", ".join(f"{value} {name}" for name, value in self.search.budget.items())
+            budget = ", ".join(f"{value} {name}" for name, value in sorted(self.search.budget.items()))
             lines.append(f"  found by a search of {budget} (seed {self.search.seed}), score {self.search.score:.4f}")
+            if "uniform_score" in self.search.config:
+                score = self.search.config["uniform_score"]
+                known = "gave no finite score" if score is None else f"scored {score:.4f}"
+                lines.append(f"  uniform sampling {known} in the same search")
         return "\n".join(lines)
 
     def draw(self, figure: Any) -> None:
@@ -169,6 +181,26 @@ class SwiftPolicy(Policy):
         return BinnedSteps(*bounds(self.law), self.tables["transform.values"].numpy())
 
 
+def check_features(features: Any) -> None:
+    """Raise `TypeError`, with the cure, unless ``features`` are `SampleFeatures`."""
+    if not isinstance(features, SampleFeatures):
+        got = f"Tensor of shape {list(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
+        raise TypeError(
+            f"features={got}: must be SampleFeatures; take them with sample_features(model, dataset), read them with "
+            "SampleFeatures.load(path), or wrap your own in SampleFeatures({'loss': losses}, gradient_norms)"
+        )
+
+
+def _no_policy(got: Any) -> str:
+    """What `SwiftSampler` says of a ``policy`` that is none."""
+    if isinstance(got, (str, os.PathLike)):
+        return f"policy={str(got)!r}: must be a SwiftPolicy, not where it lies; pass tamis.load_policy({str(got)!r})"
+    if isinstance(got, SwiftLaw):
+        return "policy=SwiftLaw: must be a SwiftPolicy; make one with SwiftPolicy.fit(law, features)"
+    kind = f"of kind {got.kind!r}" if isinstance(got, Policy) else type(got).__name__
+    return f"policy: must be a SwiftPolicy, from search_swift or tamis.load_policy(folder), got {kind}"
+
+
 class FeatureTables:
     """What all laws over one data set share: the cdf of each feature, and each sample's place in it.
 
@@ -176,9 +208,13 @@ class FeatureTables:
 
     Args:
         features: of the whole data set.
+
+    Raises:
+        TypeError: ``features`` are not `SampleFeatures`.
     """
 
     def __init__(self, features: SampleFeatures) -> None:
+        check_features(features)
         self.names = tuple(features.columns)
         self.data = DataInfo(n=len(features), fingerprint=features.fingerprint or None)
         columns = [column.numpy() for column in features.columns.values()]
@@ -228,6 +264,9 @@ class SwiftSampler(WeightedSampler):
             samples whose probability is not zero, which is also its upper limit there.
         seed: with the epoch it fixes the order.
         replacement: False draws no sample twice in an epoch; zero-probability samples are never drawn either way.
+
+    Raises:
+        TypeError: ``policy`` is no `SwiftPolicy`, or ``features`` are not `SampleFeatures`.
     """
 
     def __init__(
@@ -239,6 +278,8 @@ class SwiftSampler(WeightedSampler):
         seed: int = 0,
         replacement: bool = True,
     ) -> None:
+        if not isinstance(policy, SwiftPolicy):
+            raise TypeError(_no_policy(policy))
         super().__init__(policy.weights(features), num_samples, seed=seed, replacement=replacement)
         self.policy = policy
         self.data_size = len(features)  # `tamis.callbacks.attach` compares it with the training data

@@ -16,7 +16,8 @@ z         `law_of`           a point of the unit cube <-> the paper's 10 paramet
 
 **Deviations**: of the 10 parameters only 8 matter (T sees G through its ranks, and tau is normalised), so 8 are
 searched: 3 knots, sorted; 4 differences between heights, the highest being 1; 1 angle of c with c_1 >= 0 (-c is the
-law with H reversed). The middle of the cube is a uniform law, and heights of exactly 0 have a fair chance. The default
+law with H reversed). The middle of the cube is a uniform law, and heights of exactly 0 have a fair chance. The first
+trial is the uniform law, so that the result is never a law that scored below it. The default
 optimizer is TPE in place of the paper's GP-UCB; how that was chosen, and on how little, is on the method's card.
 
 **Unstated** in the paper: whether D_v is separate from the test data (it must be); the learning rate of a trial (the
@@ -122,11 +123,13 @@ def search_swift(
         features: of the training data, in its order, by the shared weights (`sample_features`).
         model: if given, its parameters, buffers and training flags are put back to their present values, bit for
             bit, before each trial and at the end. Without it the objective sees to its starting point itself.
-        trials: E_o, number of laws tried, >= 1.
+        trials: E_o, number of laws tried, >= 1. The first of them is the uniform law.
         optimizer: ``"tpe"``, ``"gp-ucb"`` (the paper's), ``"optuna-gp"`` or ``"random"``.
         seed: of the proposals and of each trial: trial k's sampler and the global generators of torch, numpy and
             Python are seeded by (seed, k), and the latter put back afterwards.
-        out: folder for the journal and the policy. A search that finds its own journal there goes on from it.
+        out: folder for the journal and the policy. A search that finds its own journal there goes on from it (with
+            the same or another ``trials``). The journal knows the objective by its name only: after a change inside
+            it (epochs, learning rate, held-out data), use another folder.
         metric: see ``objective``.
         num_samples: draws an epoch; default: the size of the data.
         score_samples: samples that one scoring runs over, counted into the stored budget.
@@ -137,37 +140,50 @@ def search_swift(
             (a Trainer does not); False runs each trial on all of them together.
 
     Returns:
-        The policy of the best trial, with its score, cost in sample-forwards (backward = 2) and configuration.
+        The policy of the best trial (uniform unless some law scored above it), with its score, that of uniform
+        sampling, cost in sample-forwards (backward = 2) and configuration.
 
     Raises:
+        TypeError: an objective that is no function, features that are not `SampleFeatures`, a model that is none.
         TamisError: the journal in ``out`` is of another search, no trial gave a finite score, a trial did not draw
             from its sampler.
 
     Warns:
-        NoEffectWarning: the best law is uniform.
+        NoEffectWarning: no law scored above uniform sampling, so the policy is uniform.
     """
     for name, value in (("trials", trials), ("parallel", parallel)):
         check_int(name, value, low=1)
     check_int("score_samples", score_samples, low=0)
+    if not callable(objective):
+        raise TypeError(
+            f"objective={type(objective).__name__}: must be a function sampler -> score (or -> Trainer), not its result"
+        )
+    if model is not None and not isinstance(model, nn.Module):
+        raise TypeError(f"model={type(model).__name__}: must be the nn.Module that the objective trains, or None")
+    tables = FeatureTables(features)
     config = {
         "search": "swift",
+        "objective": getattr(objective, "__qualname__", type(objective).__qualname__),
         "features": features.digest(),
         "model": None if model is None else fingerprint(dict(_tensors(model))),
         "optimizer": check_choice("optimizer", optimizer, OPTIMIZERS),
         "seed": check_seed(seed),
         "metric": metric,
         "num_samples": num_samples,
+        "score_samples": score_samples,
         "transform": check_choice("transform", transform, ("cgf", "cdf")),
         "parallel": parallel,
     }
     journal = Journal(None if out is None else Path(out) / "journal.jsonl", config)
-    tables = FeatureTables(features)
     dim = dimensions(len(tables.names))
     trial = _Trial(objective, tables, model, metric, num_samples, transform, seed, spread)
 
     def next_points(past: list[dict[str, Any]], count: int) -> np.ndarray:
         history = [(np.array(record["point"]), record["score"]) for record in past]
-        return propose(optimizer, history, count, dim, seed=seed)
+        points = propose(optimizer, history, count, dim, seed=seed)
+        if not history:
+            points[0] = 0.5  # the uniform law
+        return points
 
     try:
         records = run_trials(
@@ -185,20 +201,39 @@ def search_swift(
     scored = [record for record in records if record["score"] is not None]
     if not scored:
         raise TamisError(f"trials={trials}: none gave a finite score; lower the learning rate of the objective")
-    best = max(scored, key=lambda record: record["score"])  # the first of equals
+    best = max(scored, key=lambda record: record["score"])  # the first of equals, so uniform where nothing beats it
     draws = sum(record["draws"] for record in records)
+    kept = ("optimizer", "metric", "num_samples", "transform", "parallel")
     info = SearchInfo(
         seed=seed,
         budget={"trials": trials, "sample_forwards": 3 * draws + trials * score_samples + len(features)},
         score=best["score"],
-        config={name: config[name] for name in ("optimizer", "metric", "num_samples", "transform", "parallel")},
+        config={**{name: config[name] for name in kept}, "uniform_score": records[0]["score"]},
     )
-    policy = tables.policy(law_of(np.array(best["point"]), transform=transform), info)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoEffectWarning)  # said below, with the scores
+        policy = tables.policy(law_of(np.array(best["point"]), transform=transform), info)
     if out is not None:
         if rank() == 0:
             policy.save(Path(out))
         gather_objects(None)  # no rank returns before the policy can be loaded
+    if best is records[0]:
+        warnings.warn(_no_effect(scored), NoEffectWarning, stacklevel=2)
     return policy
+
+
+def _no_effect(scored: list[dict[str, Any]]) -> str:
+    """Why the search ends in the uniform law, and what to try."""
+    score, count = scored[0]["score"], len(scored) - 1
+    if count and all(record["score"] == score for record in scored):
+        return (
+            f"all {count + 1} trials scored {score:.6g}, so the policy is uniform: the objective does not depend on "
+            "what is drawn; is the model that it scores the one that it trains, and its learning rate large enough?"
+        )
+    return (
+        f"none of {count} laws scored above uniform sampling ({score:.6g}), so the policy is uniform: more trials, "
+        "longer ones, or more held-out samples may find one; on clean data there may be none"
+    )
 
 
 class _Trial:

@@ -215,8 +215,11 @@ def test_swift_is_searched_from_the_shell(tmp_path: Path, capsys: pytest.Capture
     )
     command = ["search", "swift", "--config", str(tmp_path / "search.toml"), "--out", str(tmp_path / "found")]
     assert cli.main(command) == 0
+    found = capsys.readouterr().out
+    assert "uniform sampling scored " in found
     assert cli.main(["show", str(tmp_path / "found")]) == 0
-    assert "loss" in capsys.readouterr().out
+    assert capsys.readouterr().out == found
+    assert "loss" in found
 
 
 def test_curriculum_is_searched_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

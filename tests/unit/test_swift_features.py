@@ -168,6 +168,8 @@ def test_bad_data_and_models_are_refused():
         sample_features(Net(wrap=lambda z: z[:, :3]), TensorDataset(x, y % 3))
     with pytest.raises(ValueError, match="gradient='last'"):
         sample_features(Net(), TensorDataset(x, y), gradient="last")
+    with pytest.raises(TypeError, match=r"model=TensorDataset: must be an nn.Module; call sample_features\(model"):
+        sample_features(TensorDataset(x, y), Net())
 
 
 class TwoHeads(Net):
@@ -311,6 +313,15 @@ def test_saved_features_come_back_and_other_data_is_refused(tmp_path):
 def test_bad_features_are_refused(columns, gradient, message):
     with pytest.raises(ValueError, match=message):
         SampleFeatures({k: torch.tensor(v) for k, v in columns.items()}, torch.tensor(gradient))
+
+
+def test_features_of_another_shape_are_refused_with_the_cure():
+    with pytest.raises(ValueError, match=r"columns=Tensor: must be a dict of at least one feature"):
+        SampleFeatures(torch.rand(3), torch.rand(3))
+    with pytest.raises(TypeError, match=r"loss=ndarray: must be a tensor; wrap it in torch\.as_tensor"):
+        SampleFeatures({"loss": np.ones(3)}, torch.ones(3))
+    with pytest.raises(TypeError, match="gradient=list: must be a tensor"):
+        SampleFeatures({"loss": torch.ones(3)}, [1.0, 1.0, 1.0])
 
 
 def test_hugging_face_data_set():

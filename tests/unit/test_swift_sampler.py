@@ -114,3 +114,29 @@ def test_one_feature_only(tmp_path):
     policy.plot(tmp_path / "law.png")
     p = policy.weights(features)
     assert p[features.columns["loss"].argmin()] == 0  # ranked downwards: the lowest loss comes last
+
+
+def test_what_is_no_policy_is_refused_with_the_cure(tmp_path):
+    features = make()
+    policy = SwiftPolicy.fit(LAW, features)
+    policy.save(tmp_path)
+    for wrong, message in (
+        (str(tmp_path), rf"not where it lies; pass tamis.load_policy\('{tmp_path}'\)"),
+        (tmp_path, rf"not where it lies; pass tamis.load_policy\('{tmp_path}'\)"),
+        (LAW, r"make one with SwiftPolicy.fit\(law, features\)"),
+        ({"names": ["loss"]}, "from search_swift or tamis.load_policy.*, got dict"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            SwiftSampler(wrong, features)
+
+
+def test_what_is_no_features_is_refused_with_the_cure():
+    features = make()
+    policy = SwiftPolicy.fit(LAW, features)
+    for use in (lambda f: SwiftSampler(policy, f), policy.weights, lambda f: SwiftPolicy.fit(LAW, f)):
+        with pytest.raises(TypeError, match=r"features=Tensor of shape \[60\]: must be SampleFeatures; take them with"):
+            use(features.columns["loss"])
+        with pytest.raises(TypeError, match=r"features=dict: .*SampleFeatures\(\{'loss': losses\}, gradient_norms\)"):
+            use(features.columns)
+        with pytest.raises(TypeError, match=r"features=str: .*SampleFeatures.load\(path\)"):
+            use("features.safetensors")

@@ -25,6 +25,7 @@ from tamis.search import search_swift
 from tamis.search.swift import dimensions, law_of
 
 N = 400
+uniform_is_fine = pytest.mark.filterwarnings("ignore::tamis._core.errors.NoEffectWarning")
 
 
 def planted():
@@ -80,6 +81,8 @@ def test_a_finished_search_is_not_run_again_and_more_trials_go_on(tmp_path):
         calls.append(1)
         return share_of_right(sampler)
 
+    counted.__qualname__ = "share_of_right"  # the journal knows an objective by its name
+
     features = planted()[0]
     first = search_swift(counted, features, trials=10, optimizer="tpe", seed=3, out=tmp_path)
     assert len(calls) == 10
@@ -97,6 +100,52 @@ def test_anothers_journal_is_refused(tmp_path):
     other.columns["loss"][0] += 1
     with pytest.raises(TamisError, match="features differ"):
         search_swift(share_of_right, other, trials=8, optimizer="tpe", seed=3, out=tmp_path)
+    with pytest.raises(TamisError, match="optimizer differ"):
+        search(out=tmp_path, optimizer="random")
+    with pytest.raises(TamisError, match=r"num_samples, score_samples differ \(num_samples=None there, 50 here\)"):
+        search(out=tmp_path, num_samples=50, score_samples=100)
+
+    def another_objective(sampler):
+        return 1.0
+
+    with pytest.raises(TamisError, match=r"objective differ .*another_objective.*use another out="):
+        search_swift(another_objective, planted()[0], trials=8, optimizer="tpe", seed=3, out=tmp_path)
+
+
+def test_the_first_trial_is_uniform_and_its_score_is_reported(tmp_path):
+    policy = search(out=tmp_path)
+    line = json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[1])
+    assert (line["trial"], line["point"], line["ess"]) == (0, [0.5] * 8, pytest.approx(N))
+    assert policy.search.config["uniform_score"] == line["score"] < policy.search.score
+    assert f"uniform sampling scored {line['score']:.4f} in the same search" in policy.summary()
+    assert policy.search.budget == {"trials": 12, "sample_forwards": 3 * 12 * N + N}  # it is one of the trials
+    assert load_policy(tmp_path).summary() == policy.summary()
+
+
+@pytest.mark.parametrize("trials", [1, 10])
+def test_a_search_that_finds_nothing_better_returns_the_uniform_law(trials, tmp_path):
+    def evenness(sampler):  # what a short search may run into: each law it tries is worse than uniform
+        return -float(np.square(sampler.weights - 1 / N).sum() + 0 * len(list(sampler)))
+
+    with pytest.warns(NoEffectWarning, match=rf"none of {trials - 1} laws scored above uniform sampling \(-?0\)"):
+        policy = search_swift(evenness, planted()[0], trials=trials, optimizer="tpe", out=tmp_path)
+    assert set(policy.law.heights) == {1.0}
+    assert policy.search.score == policy.search.config["uniform_score"]
+    assert "every sample is drawn equally often" in policy.summary()
+    assert load_policy(tmp_path) == policy
+
+
+def test_scores_that_are_all_equal_are_said_to_be():
+    with pytest.warns(NoEffectWarning, match=r"all 9 trials scored 0.25.*does not depend on what is drawn"):
+        policy = search_swift(lambda s: 0.25 + 0 * len(list(s)), planted()[0], trials=9, optimizer="tpe")
+    assert set(policy.law.heights) == {1.0}
+
+
+def test_a_failed_uniform_trial_is_reported_too():
+    scores = iter([float("nan"), 1.0, 2.0])
+    policy = search_swift(lambda s: next(scores) + 0 * len(list(s)), planted()[0], trials=3, optimizer="random")
+    assert policy.search.config["uniform_score"] is None
+    assert "uniform sampling gave no finite score" in policy.summary()
 
 
 def test_batches_of_trials_change_proposals_only_after_the_first_eight():
@@ -130,6 +179,7 @@ class Task:
             return -float(F.cross_entropy(self.model(self.x), self.y))
 
 
+@uniform_is_fine
 def test_every_trial_starts_from_the_shared_weights_bit_for_bit():
     task = Task()
     shared = task.state()
@@ -145,6 +195,7 @@ def test_every_trial_starts_from_the_shared_weights_bit_for_bit():
     assert again.search == first.search
 
 
+@uniform_is_fine
 def test_draws_are_what_was_taken_and_not_what_was_prepared():
     def fit(sampler):
         running = iter(sampler)
@@ -158,6 +209,7 @@ def test_draws_are_what_was_taken_and_not_what_was_prepared():
     assert budget["sample_forwards"] == 3 * 2 * (5 + 2 + N) + N
 
 
+@uniform_is_fine
 def test_training_flags_come_back():
     task = Task()
     task.model[1].eval()  # a frozen batch norm
@@ -174,6 +226,7 @@ def test_training_flags_come_back():
     assert [module.training for module in task.model.modules()] == flags
 
 
+@uniform_is_fine
 def test_trials_are_seeded_and_the_global_generators_come_back():
     seen = []
 
@@ -194,6 +247,7 @@ def test_trials_are_seeded_and_the_global_generators_come_back():
     assert seen[0] != seen[1]
 
 
+@uniform_is_fine
 def test_another_model_is_another_search(tmp_path):
     task = Task()
     search_swift(task.fit, planted()[0], model=task.model, trials=2, optimizer="random", out=tmp_path)
@@ -229,6 +283,12 @@ def test_mistakes_in_the_objective_are_named():
         search_swift(lambda sampler: len(list(sampler)) * float("nan"), features, trials=2, optimizer="random")
     with pytest.raises(TypeError, match="must return its score or a Trainer"):
         search_swift(lambda sampler: list(sampler) and None, features, trials=1)
+    with pytest.raises(TypeError, match=r"objective=float: must be a function sampler -> score.*not its result"):
+        search_swift(0.5, features)
+    with pytest.raises(TypeError, match=r"model=str: must be the nn.Module that the objective trains"):
+        search_swift(share_of_right, features, model="resnet18")
+    with pytest.raises(TypeError, match=r"features=Tensor of shape \[400\]: must be SampleFeatures; take them with"):
+        search_swift(share_of_right, features.columns["loss"])
 
 
 @pytest.mark.parametrize(
@@ -305,10 +365,10 @@ def test_dimensions():
 CHILD = """
 import sys, time
 from tests.unit import test_swift_search as t
-def slow(sampler):
+def share_of_right(sampler):
     time.sleep(float(sys.argv[2]))
     return t.share_of_right(sampler)
-t.search_swift(slow, t.planted()[0], trials=12, optimizer="tpe", seed=3, out=sys.argv[1])
+t.search_swift(share_of_right, t.planted()[0], trials=12, optimizer="tpe", seed=3, out=sys.argv[1])
 """
 
 
