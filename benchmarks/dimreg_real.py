@@ -41,6 +41,7 @@ class Plan:
         share: of the parameters: all methods at this one.
         more: DimReg alone at these.
         widths: the grid of uniform widths.
+        decays: the grid of row decays.
         rows: at most so many training rows.
     """
 
@@ -50,18 +51,23 @@ class Plan:
     share: float
     more: tuple[float, ...]
     widths: tuple[int, ...]
+    decays: tuple[float, ...]
     rows: int | None = None
 
 
 PLANS = {
-    "frappe": Plan(12, 5e-3, False, 0.125, (0.1875,), (2, 4, 6, 8)),
-    "movielens1m": Plan(3, 1e-3, True, 0.125, (), (1, 2, 4, 8), 250_000),
-    "movielens1m_crossed": Plan(3, 1e-3, True, 0.03125, (0.125,), (1, 2, 4, 8), 250_000),
+    "frappe": Plan(12, 5e-3, False, 0.125, (0.1875,), (4, 6, 8), (0.0, 1e-3, 3e-3)),
+    "movielens1m": Plan(3, 1e-3, True, 0.125, (), (1, 2, 4, 8), (0.0, 3e-3), 250_000),
+    "movielens1m_crossed": Plan(3, 1e-3, True, 0.03125, (0.125,), (1, 2, 4, 8), (0.0, 3e-3), 250_000),
 }
 TUNING_SEED = 100
-DECAYS = (0.0, 1e-3, 3e-3)
 L1_STRENGTHS = (1e-4, 1e-3)
-MDE_POWERS = (0.3, 0.6)
+POWERS = {
+    "MDE": (0.3, 0.6),
+    "magnitude": (0.0, 0.5, 1.0),
+    "one-shot": (0.0, 0.5, 1.0),
+    "L1": (0.0, 0.5, 1.0),
+}  # of rows
 
 
 def dimreg(
@@ -123,8 +129,9 @@ class Comparison:
 
     def methods(self) -> dict[str, Callable[[], tuple[Run, dict[str, int]]]]:
         """Name -> what trains it; the most telling first, for a run that is stopped."""
-        s, seed, share = self.setting, self.seed, self.plan.share
-        search = max(1, round(s.epochs / 3))
+        s, share = self.setting, self.plan.share
+        given, power = (s, self.seed, self.budget), self.tuned["powers of rows"]
+        search, l1 = max(1, round(s.epochs / 3)), self.tuned["L1 strength"]
         rows: dict[str, Callable[[], tuple[Run, dict[str, int]]]] = {"full": lambda: self.uniform(s.dim)}
         rows |= {f"uniform {w}": (lambda w=w: self.uniform(w)) for w in self.plan.widths}
         rows[f"DimReg {share:g}"] = lambda: self.ours[:2]
@@ -132,29 +139,38 @@ class Comparison:
         rows |= {
             f"random columns, DimReg's counts {share:g}": self.random,
             f"DimReg retrained, twice the epochs {share:g}": self.retrained,
-            f"MDE {share:g}": lambda: rivals.mde(s, seed, self.budget, self.tuned["MDE power"]),
-            f"L1 gates {share:g}": lambda: rivals.l1_gates(s, seed, self.budget, search, self.tuned["L1 strength"]),
-            f"magnitude, retrained {share:g}": lambda: rivals.magnitude(s, seed, self.budget, search),
-            f"one-shot saliency, retrained {share:g}": lambda: rivals.one_shot(s, seed, self.budget, search),
+            f"MDE {share:g}": lambda: rivals.mde(*given, power["MDE"]),
+            f"L1 gates {share:g}": lambda: rivals.l1_gates(*given, search, power["L1"], l1),
+            f"magnitude, retrained {share:g}": lambda: rivals.magnitude(*given, search, power["magnitude"]),
+            f"one-shot saliency, retrained {share:g}": lambda: rivals.one_shot(*given, search, power["one-shot"]),
             f"DimReg without pairs {share:g}": lambda: self.config(share, DimRegConfig(pair_share=0.0)),
             "thesis' form, cut by force, own share": lambda: self.config(None, DimRegConfig.paper()),
         }
         return rows
 
 
-def tune(setting: rivals.Setting, plan: Plan) -> dict[str, Any]:
-    """Row decay of the full, the narrow and the gated models, L1's strength and MDE's power, by validation AUC."""
-    seed, budget, seen = TUNING_SEED, int(plan.share * setting.parameters), {}
+def tune(setting: rivals.Setting, plan: Plan, seen: dict[str, Any], save: Callable[[], None]) -> dict[str, Any]:
+    """Row decay of the full, the narrow and the gated models, the rivals' powers of rows, L1's strength.
+
+    All by validation AUC. A decay or strength that is best at the end of its grid is tried three times larger too.
+    ``seen``: name -> value -> score, what is known already; ``save`` is called when it has grown.
+    """
+    seed, budget = TUNING_SEED, int(plan.share * setting.parameters)
     width = max(1, round(plan.share * setting.dim))
 
     def best(name: str, values: tuple[float, ...], run: Callable[[float], Run]) -> float:
-        scores = {}
-        for value in values:
-            done = run(value)
-            scores[str(value)] = max(done.validation[done.best :])
-            print(f"tuning {name} {value}: {scores[str(value)]:.5f}", flush=True)
-        seen[name] = scores
-        return max(values, key=lambda value: scores[str(value)])
+        scores, queue, top = seen.setdefault(name, {}), list(values), values[0]
+        while queue:
+            value = queue.pop(0)
+            if str(value) not in scores:
+                done = run(value)
+                scores[str(value)] = round(done.validation[done.best], 5)
+                print(f"tuning {name} {value}: {scores[str(value)]}", flush=True)
+                save()
+            top = max(top, value, key=lambda each: scores[str(each)])
+            if not queue and top == value and "power" not in name:
+                queue = [float(f"{3 * value:.0e}")]
+        return top
 
     def with_decay(kind: str, decay: float) -> Run:
         setting.decays[kind] = decay
@@ -163,11 +179,17 @@ def tune(setting: rivals.Setting, plan: Plan) -> dict[str, Any]:
         return rivals.uniform(setting, seed, setting.dim if kind == "full" else width)
 
     for kind in setting.decays:
-        setting.decays[kind] = best(f"decay, {kind}", DECAYS, lambda value, kind=kind: with_decay(kind, value))
-    search = max(1, round(setting.epochs / 3))
-    power = best("MDE power", MDE_POWERS, lambda value: rivals.mde(setting, seed, budget, value)[0])
-    strength = best("L1 strength", L1_STRENGTHS, lambda v: rivals.l1_gates(setting, seed, budget, search, v)[0])
-    return {"decays": dict(setting.decays), "MDE power": power, "L1 strength": strength, "validation": seen}
+        setting.decays[kind] = best(f"decay, {kind}", plan.decays, lambda value, kind=kind: with_decay(kind, value))
+    given, search = (setting, seed, budget), max(1, round(setting.epochs / 3))
+    trained: dict[str, Callable[[float], Run]] = {
+        "MDE": lambda power: rivals.mde(*given, power)[0],
+        "magnitude": lambda power: rivals.magnitude(*given, search, power)[0],
+        "one-shot": lambda power: rivals.one_shot(*given, search, power)[0],
+        "L1": lambda power: rivals.l1_gates(*given, search, power, L1_STRENGTHS[0])[0],
+    }
+    powers = {name: best(f"power, {name}", POWERS[name], run) for name, run in trained.items()}
+    strength = best("L1 strength", L1_STRENGTHS, lambda v: rivals.l1_gates(*given, search, powers["L1"], v)[0])
+    return {"decays": dict(setting.decays), "powers of rows": powers, "L1 strength": strength, "validation": seen}
 
 
 def write(target: Path, result: dict[str, Any]) -> None:
@@ -185,6 +207,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[], help="added to those in the file")
     parser.add_argument("--only", nargs="+", help="only the methods whose name starts so")
     parser.add_argument("--data", type=Path, default=default_data())
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--quick", action="store_true", help="one seed, three epochs, 20,000 rows, nothing written")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -196,10 +219,16 @@ def main() -> None:
         data = load(args.set, args.data, seed=seed, rows=plan.rows)
         return rivals.Setting(data, args.model, args.dim, plan.epochs, plan.lr, plan.sparse)
 
-    target = RESULTS / f"dimreg_{args.set}_{args.model}_{args.dim}.json"
+    target = args.out / f"dimreg_{args.set}_{args.model}_{args.dim}.json"
     result: dict[str, Any] = json.loads(target.read_text()) if target.is_file() and not args.quick else {}
+
+    def save() -> None:
+        if not args.quick:
+            write(target, result)
+
     if args.tune or args.quick:
         first = setting(TUNING_SEED)
+        seen = result.get("tuned", {}).get("validation", {})
         result = {
             "benchmark": "dimreg_real",
             "data": {"name": args.set, "train_rows": len(first.data.train[0]), "table_rows": first.data.rows},
@@ -208,12 +237,12 @@ def main() -> None:
             "budget": {"epochs": plan.epochs, "batch": first.batch, "lr": plan.lr, "steps": first.steps},
             "versions": {"tamis": tamis.__version__, "torch": torch.__version__, "numpy": np.__version__},
             "fields": list(first.data.sizes),
-            "tuned": tune(first, plan),
+            "tuned": {"validation": seen},
             "seeds": [],
             "figures": {},
         }
-        if not args.quick:
-            write(target, result)
+        result["tuned"] = tune(first, plan, seen, save)
+        save()
     for seed in [0] if args.quick else args.seeds:
         own = setting(seed)
         own.decays |= result["tuned"]["decays"]
@@ -225,8 +254,7 @@ def main() -> None:
             result["seeds"] = sorted({*result["seeds"], seed})
             spent = time.time() - started
             print(f"{spent:6.0f} s  seed {seed}  {name:45} {figures['share']:7.2%}  {figures['test']:.4f}", flush=True)
-            if not args.quick:
-                write(target, result)
+            save()
 
 
 if __name__ == "__main__":

@@ -81,10 +81,13 @@ def narrowed(setting: Setting, seed: int, kept: dict[str, Tensor]) -> nn.Module:
     return model
 
 
-def by_score(setting: Setting, score: Tensor, budget: int) -> dict[str, Tensor]:
-    """The columns with the most score per parameter that the budget holds; score: [fields x dim]."""
+def by_score(setting: Setting, score: Tensor, budget: int, power: float) -> dict[str, Tensor]:
+    """The columns with the most score / rows ** ``power`` that the budget holds; score: [fields x dim].
+
+    1 is score per parameter; with 0 what a column costs does not count in its rank.
+    """
     rows = torch.tensor(list(setting.data.sizes.values()), dtype=torch.float64).repeat_interleave(setting.dim)
-    keep = split_by_budget(score.double(), rows, budget).view(-1, setting.dim)
+    keep = split_by_budget(score.double() * rows ** (1 - power), rows, budget).view(-1, setting.dim)
     return {field: mask.nonzero()[:, 0] for field, mask in zip(setting.data.sizes, keep, strict=True)}
 
 
@@ -130,15 +133,15 @@ def same_columns(setting: Setting, seed: int, kept: dict[str, Tensor]) -> Run:
     return setting.train(narrowed(setting, seed, kept), seed)
 
 
-def magnitude(setting: Setting, seed: int, budget: int, search: int) -> tuple[Run, dict[str, int]]:
-    """``search`` epochs at full width, the columns with the largest norm per parameter, the other epochs anew."""
+def magnitude(setting: Setting, seed: int, budget: int, search: int, power: float) -> tuple[Run, dict[str, int]]:
+    """``search`` epochs at full width, the columns with the largest norm (`by_score`), the other epochs anew."""
     model = setting.build(seed)
     setting.train(model, seed, search, kind="full")
     score = torch.cat([table.weight.detach().norm(dim=0) for table in model.embeddings.values()])
-    return _again(setting, seed, score, budget, search)
+    return _again(setting, seed, by_score(setting, score, budget, power), search)
 
 
-def one_shot(setting: Setting, seed: int, budget: int, search: int) -> tuple[Run, dict[str, int]]:
+def one_shot(setting: Setting, seed: int, budget: int, search: int, power: float) -> tuple[Run, dict[str, int]]:
     """As SSEDS (Qu et al., SIGIR 2022): after ``search`` epochs |dL/dgate| of one batch, then training anew."""
     model = setting.build(seed)
     setting.train(model, seed, search, kind="full")
@@ -148,17 +151,18 @@ def one_shot(setting: Setting, seed: int, budget: int, search: int) -> tuple[Run
     ids, labels = setting.data.train
     model(ids[: setting.batch], labels[: setting.batch])["loss"].backward()
     score = torch.cat([table.modules[0].gate.grad.abs() for table in tables])
-    return _again(setting, seed, score, budget, search)
+    return _again(setting, seed, by_score(setting, score, budget, power), search)
 
 
-def _again(setting: Setting, seed: int, score: Tensor, budget: int, search: int) -> tuple[Run, dict[str, int]]:
-    kept = by_score(setting, score, budget)
+def _again(setting: Setting, seed: int, kept: dict[str, Tensor], search: int) -> tuple[Run, dict[str, int]]:
     run = setting.train(narrowed(setting, seed, kept), seed, setting.epochs - search)
     return run, {field: len(columns) for field, columns in kept.items()}
 
 
-def l1_gates(setting: Setting, seed: int, budget: int, search: int, strength: float) -> tuple[Run, dict[str, int]]:
-    """Gates with an L1 penalty, unweighted, for ``search`` epochs; the largest per row of their table are kept.
+def l1_gates(
+    setting: Setting, seed: int, budget: int, search: int, power: float, strength: float
+) -> tuple[Run, dict[str, int]]:
+    """Gates with an L1 penalty, unweighted, for ``search`` epochs; the largest are kept (`by_score`).
 
     The training then goes on without gates.
     """
@@ -183,7 +187,7 @@ def l1_gates(setting: Setting, seed: int, budget: int, search: int, strength: fl
         for table, gate in zip(tables, gates, strict=True):
             remove(table)
             table.weight.mul_(torch.sigmoid(gate))
-    kept = by_score(setting, phi, budget)
+    kept = by_score(setting, phi, budget, power)
     cut(model, {f"embeddings.{field}": columns for field, columns in kept.items()})
     run = setting.train(model, seed + 1000, setting.epochs - search)
     return run, {field: len(columns) for field, columns in kept.items()}
