@@ -39,7 +39,7 @@ def run_distributed(function: str, *, nproc: int = 2, timeout: float = 300, **kw
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(nproc)]
-        command += ["-m", "tamis.testing.distributed", function, folder, json.dumps(kwargs)]
+        command += ["-m", "tamis.testing", function, folder, json.dumps(kwargs)]
         path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)  # noqa: S603
@@ -48,7 +48,8 @@ def run_distributed(function: str, *, nproc: int = 2, timeout: float = 300, **kw
         return [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(nproc)]
 
 
-def _main(function: str, folder: str, kwargs: str) -> None:
+def main(function: str, folder: str, kwargs: str) -> None:
+    """What each process of `run_distributed` does."""
     import torch.distributed as dist
 
     dist.init_process_group("gloo")
@@ -60,7 +61,3 @@ def _main(function: str, folder: str, kwargs: str) -> None:
         dist.barrier()
     finally:
         dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

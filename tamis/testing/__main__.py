@@ -1,0 +1,8 @@
+"""One process of `run_distributed`: ``python -m tamis.testing FUNCTION FOLDER KWARGS``, started by torchrun."""
+
+import sys
+
+from tamis.testing.distributed import main
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
