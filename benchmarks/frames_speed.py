@@ -32,7 +32,8 @@ from tamis.transforms.selectors import ClipView
 RESULT = Path(__file__).parent / "results" / "frames_speed.json"
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FRAMES, CHOSEN, FEATURE, CLASSES, HIDDEN = 100, 8, 2048, 200, 512
-GOALS = {"linear head, factored": 1000.0, "linear head, safe": 200.0, "cosine": 300.0, "MLP head": 80.0}
+RECOMPUTED = "linear head, every sum underflows"
+GOALS = {"linear head": 1000.0, RECOMPUTED: 200.0, "cosine": 300.0, "MLP head": 80.0}
 
 
 def seconds(job: Callable[[], object], repeats: int) -> float:
@@ -54,10 +55,12 @@ def scoring(rounds: int) -> dict[str, Any]:
     chosen, positions = rng.integers(FRAMES, size=CHOSEN), np.arange(CHOSEN)
     index, truth = torch.from_numpy(chosen), torch.tensor([label])
     logits = features @ linear.weight.detach().numpy().T + linear.bias.detach().numpy()
+    # the class that leads in one frame is thousands behind in every other: the worst case for the factored form
+    wide = logits.astype(np.float64) + 1e5 * (np.arange(FRAMES)[:, None] == np.arange(CLASSES))
     parts = [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in (mlp[0], mlp[2])]
     ours = {
-        "linear head, factored": MeanLogitObjective(logits, label, form="factored"),
-        "linear head, safe": MeanLogitObjective(logits, label, form="safe"),
+        "linear head": MeanLogitObjective(logits, label),
+        RECOMPUTED: MeanLogitObjective(wide, label),
         "cosine": CosineObjective(features, target.numpy()),
         "MLP head": MlpObjective(features, parts[0], parts[1], label),
     }
@@ -70,7 +73,7 @@ def scoring(rounds: int) -> dict[str, Any]:
     with torch.inference_mode():
         for name, objective in ours.items():
             peer = call[name.split(",")[0]]
-            agree = abs(objective.costs(chosen[None])[0] - peer())
+            agree = None if name == RECOMPUTED else abs(objective.costs(chosen[None])[0] - peer())
             objective.swaps(chosen, positions)
             ratios, rates = [], []
             for _ in range(rounds):
@@ -141,6 +144,16 @@ def decoding(rounds: int, data: Path) -> dict[str, Any]:
                 if number == chosen[-1]:
                     break
 
+    def tuned(content: bytes) -> None:
+        """The same with one conversion, on one thread, for all frames."""
+        converter = av.video.reformatter.VideoReformatter()
+        with av.open(io.BytesIO(content)) as container:
+            for number, frame in enumerate(container.decode(video=0)):
+                if number in chosen:
+                    converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                if number == chosen[-1]:
+                    break
+
     def ours(content: bytes) -> None:
         video = open_video(content, backend="pyav")
         video.frames(chosen)
@@ -153,17 +166,19 @@ def decoding(rounds: int, data: Path) -> dict[str, Any]:
         encoder(video.frames(np.arange(video.num_frames), encoder.size))
         video.close()
 
-    ratios, first = [], []
+    ratios, best, first = [], [], []
     for _ in range(rounds):
         for content in contents:
             mine = seconds(lambda c=content: ours(c), 3)
             ratios.append(seconds(lambda c=content: plain(c), 3) / mine)
+            best.append(seconds(lambda c=content: tuned(c), 3) / mine)
             first.append(1000 * seconds(lambda c=content: features(c), 1))
     return {
         "plain PyAV / ours, 8 chosen frames": statistics.median(ratios),
         "low": min(ratios),
         "high": max(ratios),
         "goal": 1.0,
+        "PyAV with one conversion for all frames / ours": statistics.median(best),
         "features of 75 frames, ms": statistics.median(first),
     }
 

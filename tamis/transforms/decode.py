@@ -169,9 +169,14 @@ class PyAVFrames(VideoFrames):
 
         self.name, self.source, self._error = name, source, (av.error.FFmpegError, EOFError)
         self.container: Any = None
+        # `frame.to_ndarray(format=)` would set up a conversion, with threads, for each frame: half of the time
+        self.converter = av.video.reformatter.VideoReformatter()
+        self.alone = {"threads": 1} if int(av.__version__.split(".")[0]) >= 18 else {}
         try:
             self._open()
             self._scan()
+        except MemoryError:  # FFmpeg's own too: not the file's fault
+            raise
         except self._error as error:
             raise VideoError(f"video {name}: cannot be read ({error}); it is damaged, cut off or no video") from error
         promised = self.stream.frames
@@ -188,13 +193,14 @@ class PyAVFrames(VideoFrames):
         self.stream = self.container.streams.video[0]
 
     def _scan(self) -> None:
-        """Read the time of each frame from the packets."""
-        packets = [p for p in self.container.demux(self.stream) if p.size and not getattr(p, "is_discard", False)]
-        stamps = [packet.pts for packet in packets]
+        """Read the time of each frame from the packets, which are not kept: a file may be longer than memory."""
+        packets = (p for p in self.container.demux(self.stream) if p.size and not getattr(p, "is_discard", False))
+        found = [(packet.pts, packet.is_keyframe) for packet in packets]
+        stamps = [pts for pts, _ in found]
         self.pts: np.ndarray | None = None
         if stamps and None not in stamps and len(set(stamps)) == len(stamps):
             self.pts = np.sort(np.array(stamps, dtype=np.int64))
-            self.keys = np.sort(np.array([p.pts for p in packets if p.is_keyframe], dtype=np.int64))
+            self.keys = np.sort(np.array([pts for pts, key in found if key], dtype=np.int64))
             self.times = self.pts * float(self.stream.time_base or 1.0)
             self.num_frames = len(self.pts)
         else:  # no time stamps: count by decoding
@@ -204,6 +210,8 @@ class PyAVFrames(VideoFrames):
         try:
             found = self._exact(indices) if self.pts is not None else self._counted(indices)
             return torch.stack([self._pixels(frame, size) for frame in found])
+        except MemoryError:
+            raise
         except self._error as error:
             raise VideoError(f"video {self.name}: cannot be decoded ({error}); it is damaged or cut off") from error
 
@@ -244,8 +252,10 @@ class PyAVFrames(VideoFrames):
         return frames
 
     def _pixels(self, frame: Any, size: Size | None) -> torch.Tensor:
-        shape = {} if size is None else {"height": size[0], "width": size[1], "interpolation": "AREA"}
-        return torch.from_numpy(frame.to_ndarray(format="rgb24", **shape)).permute(2, 0, 1)
+        height, width = size or (None, None)
+        way = None if size is None else "AREA"
+        picture = self.converter.reformat(frame, width, height, format="rgb24", interpolation=way, **self.alone)
+        return torch.from_numpy(picture.to_ndarray()).permute(2, 0, 1)
 
     def close(self) -> None:
         if self.container is not None:

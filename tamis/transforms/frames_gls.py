@@ -220,7 +220,7 @@ class _Search:
         self.chosen = first.astype(np.int64)
         self.cost = float(self.objective.costs(self.chosen[None])[0])
         self.spent += 1
-        start, start_cost = self.chosen.copy(), self.cost
+        start, start_cost = self.chosen.tolist(), self.cost
         self.best, self.best_cost = start, math.inf
         self._remember(start, start_cost)
         worth = frame_costs - min(0.0, float(frame_costs.min()))
@@ -232,8 +232,8 @@ class _Search:
                 break
             utility = worth[present] / (1.0 + self.penalties[present])
             self.penalties[present[utility == utility.max()]] += 1
-        cost = float(self.objective.costs(self.best[None])[0])
-        worse = cost > start_cost + _TIE * max(1.0, abs(start_cost))  # rounding in the increments, nothing else
+        cost = float(self.objective.costs(np.array([self.best]))[0])
+        worse = cost > start_cost + _slack(start_cost)  # rounding in the increments, nothing else
         frames, cost = (start, start_cost) if worse else (self.best, cost)
         return GLSResult(np.sort(frames), cost, self.spent, False, tuple(self.history))
 
@@ -260,27 +260,28 @@ class _Search:
 
     def _step(self, positions: np.ndarray) -> bool:
         """Score all replacements at ``positions``, move to the best if it is better; True if moved."""
-        current = (self._augmented(), *_rank(self.chosen))
         move = (math.inf, 0, 0, math.inf)  # augmented cost, position, frame, cost
         rows = self.objective.swaps(self.chosen, positions) if self.choices is None else None
-        for i, position in enumerate(positions):
+        for i, position in enumerate(positions.tolist()):
             frames = None if self.choices is None else self.choices[position]
             row = rows[i] if rows is not None else self.objective.swaps(self.chosen, positions[i : i + 1], frames)[0]
-            if not np.isfinite(row).all():
+            if not math.isfinite(row.sum()):
                 raise ValueError("objective: gave a cost that is not finite; check its features")
-            rest = np.delete(self.chosen, position)
-            taken = np.zeros(self.objective.size, dtype=bool)
-            taken[rest] = True
-            self._remember_row(row, rest, frames, taken)
-            added = self.penalties if frames is None else self.penalties[frames]
-            level = row + self.weight * (self.penalties[rest].sum() + added)
-            pick, frame = _pick(level, frames, taken)
+            rest = self.chosen.tolist()
+            del rest[position]
+            pick, frame = _pick(row, frames, rest)
+            self._remember([*rest, frame], float(row[pick]))
+            level = row
+            if self.weight:
+                added = self.penalties if frames is None else self.penalties[frames]
+                level = row + self.weight * (self.penalties[rest].sum() + added)
+                pick, frame = _pick(level, frames, rest)
             if level[pick] < move[0]:
-                move = (float(level[pick]), int(position), frame, float(row[pick]))
+                move = (float(level[pick]), position, frame, float(row[pick]))
         level_of, at, frame, cost = move
         candidate = self.chosen.copy()
         candidate[at] = frame
-        if not _better((level_of, *_rank(candidate)), current):
+        if not _better(level_of, candidate.tolist(), self._augmented(), self.chosen.tolist()):
             return False
         self.chosen, self.cost = candidate, cost
         return True
@@ -288,44 +289,43 @@ class _Search:
     def _augmented(self) -> float:
         return self.cost + self.weight * float(self.penalties[self.chosen].sum())
 
-    def _remember_row(self, row: np.ndarray, rest: np.ndarray, frames: np.ndarray | None, taken: np.ndarray) -> None:
-        pick, frame = _pick(row, frames, taken)
-        self._remember(np.append(rest, frame), float(row[pick]))
-
-    def _remember(self, frames: np.ndarray, cost: float) -> None:
-        if _better((cost, *_rank(frames)), (self.best_cost, *_rank(self.best))):
+    def _remember(self, frames: list[int], cost: float) -> None:
+        if _better(cost, frames, self.best_cost, self.best):
             if cost < self.best_cost:
                 self.history.append((self.spent, cost))
-            self.best, self.best_cost = frames.copy(), min(cost, self.best_cost)
+            self.best, self.best_cost = frames, min(cost, self.best_cost)
 
 
-def _pick(costs: np.ndarray, frames: np.ndarray | None, taken: np.ndarray) -> tuple[int, int]:
-    """Index into ``costs`` and frame of the least cost; of ties a frame not taken yet, then the earliest."""
-    least = costs.min()
-    ties = np.flatnonzero(costs <= least + _TIE * max(1.0, abs(least)))
-    names = ties if frames is None else frames[ties]
-    first = int(np.argmin(names + taken[names] * len(taken)))
-    return int(ties[first]), int(names[first])
+def _pick(costs: np.ndarray, frames: np.ndarray | None, rest: list[int]) -> tuple[int, int]:
+    """Index into ``costs`` and frame of the least cost; of ties a frame not in ``rest``, then the earliest."""
+    least = float(costs.min())
+    ties: list[int] = (costs <= least + _slack(least)).nonzero()[0].tolist()
+    names = ties if frames is None else frames[ties].tolist()
+    first = 0 if len(ties) == 1 else min(range(len(ties)), key=lambda i: (names[i] in rest, names[i]))
+    return ties[first], names[first]
 
 
-def _rank(frames: np.ndarray) -> tuple[int, int]:
+def _slack(cost: float) -> float:
+    return _TIE * max(1.0, abs(cost))
+
+
+def _rank(frames: list[int]) -> tuple[int, int]:
     """What decides between equal costs: repeats, then how late the frames are."""
-    return len(frames) - len(np.unique(frames)), int(frames.sum())
+    return len(frames) - len(set(frames)), sum(frames)
 
 
-def _better(new: tuple[float, int, int], old: tuple[float, int, int]) -> bool:
+def _better(cost: float, frames: list[int], old_cost: float, old: list[int]) -> bool:
     """Lower cost, or the same within rounding and a lower rank."""
-    if math.isinf(old[0]):
+    if math.isinf(old_cost):
         return True
-    slack = _TIE * max(1.0, abs(old[0]))
-    return new[0] < old[0] - slack or (new[0] <= old[0] + slack and new[1:] < old[1:])
+    slack = _slack(old_cost)
+    return cost < old_cost - slack or (cost <= old_cost + slack and _rank(frames) < _rank(old))
 
 
 def _enumerate(objective: FrameObjective, n: int, choices: list[np.ndarray] | None) -> GLSResult:
     """Every combination, in batches."""
     every: Iterator[Any] = product(*choices) if choices else combinations_with_replacement(range(objective.size), n)
-    best: tuple[float, int, int] = (math.inf, 0, 0)
-    frames, spent = np.zeros(n, dtype=np.int64), 0
+    best, frames, spent = math.inf, [0] * n, 0
     history: list[tuple[int, float]] = []
     while batch := list(islice(every, _BATCH)):
         combos = np.array(batch, dtype=np.int64)
@@ -333,13 +333,12 @@ def _enumerate(objective: FrameObjective, n: int, choices: list[np.ndarray] | No
         if not np.isfinite(costs).all():
             raise ValueError("objective: gave a cost that is not finite; check its features")
         spent += len(combos)
-        least = costs.min()
-        for i in np.flatnonzero(costs <= least + _TIE * max(1.0, abs(least))):
-            found = (float(costs[i]), *_rank(combos[i]))
-            if _better(found, best):
-                best, frames = found, combos[i]
-        history.append((spent, best[0]))
-    return GLSResult(np.sort(frames), best[0], spent, True, tuple(history))
+        least = float(costs.min())
+        for i in np.flatnonzero(costs <= least + _slack(least)):
+            if _better(float(costs[i]), list(batch[i]), best, frames):
+                best, frames = float(costs[i]), list(batch[i])
+        history.append((spent, best))
+    return GLSResult(np.sort(frames), best, spent, True, tuple(history))
 
 
 def check_features(features: np.ndarray) -> np.ndarray:

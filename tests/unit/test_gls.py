@@ -9,7 +9,6 @@ from torch import nn
 
 from tamis._core.rng import numpy_generator
 from tamis.search.optimizers.guided_local_search import (
-    FACTORED_RANGE,
     CallableObjective,
     CosineObjective,
     GLSConfig,
@@ -40,8 +39,8 @@ def objectives(seed, m=9):
     target = numpy_generator(seed, 2).standard_normal(5)
     first, second = mlp(seed)
     label = seed % 3
-    yield MeanLogitObjective(scores, label, form="factored"), lambda f: slow.mean_logit_cost(scores, label, f)
-    yield MeanLogitObjective(scores, label, form="safe"), lambda f: slow.mean_logit_cost(scores, label, f)
+    yield MeanLogitObjective(scores, label), lambda f: slow.mean_logit_cost(scores, label, f)
+    yield MeanLogitObjective(500 * scores, label), lambda f: slow.mean_logit_cost(500 * scores, label, f)
     yield CosineObjective(features, target), lambda f: slow.cosine_cost(features, target, f)
     for activation in ACTIVATIONS:
         yield (
@@ -76,14 +75,16 @@ def test_the_generic_form_scores_the_same_swaps():
 
 @pytest.mark.parametrize("scale", [1.0, 100.0, 1_000.0, 50_000.0])
 def test_the_factored_form_is_taken_only_where_it_is_exact(scale):
-    scores = logits(2, 30, 20, scale)
-    auto, safe = MeanLogitObjective(scores, 1), MeanLogitObjective(scores, 1, form="safe")
-    chosen = np.array([0, 5, 5, 7])
-    got, wanted = auto.swaps(chosen, np.arange(4)), safe.swaps(chosen, np.arange(4))
-    np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-9)
-    if np.ptp(scores, axis=1).max() > 4 * FACTORED_RANGE:
-        with pytest.raises(ValueError, match="form='factored': logits range over"):
-            MeanLogitObjective(scores, 1, form="factored").swaps(chosen, np.arange(4))
+    scores, chosen = logits(2, 30, 20, scale), np.array([0, 5, 5, 7])
+    got = MeanLogitObjective(scores, 1).swaps(chosen, np.arange(4))
+    wanted = CallableObjective(MeanLogitObjective(scores, 1).costs, 30).swaps(chosen, np.arange(4))
+    np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-9 * scale)
+
+
+def test_sums_that_underflow_are_computed_again():
+    scores = np.array([[0.0, -3000.0, 10.0], [-3000.0, 0.0, 5.0], [-3000.0, -3000.0, 0.0]])
+    objective, chosen = MeanLogitObjective(scores[:, :2], 0), np.array([0, 0])
+    np.testing.assert_allclose(objective.swaps(chosen, np.array([0])), [[0.0, np.log(2.0), 0.0]], atol=1e-9)
 
 
 @settings(max_examples=20, deadline=None)

@@ -15,9 +15,9 @@ w       ``weights``   share of each frame, in the simplex
 ======= ============= ===============================================================
 
 For mean logits the cross-entropy is convex in w, so `lower_bound` certifies how far a combination is from the best.
-The factored form, sum_c exp(base_c) exp(l_jc / n) as one GEMM, is used where no sum can underflow: the range of a
-frame's logits over n is at most `FACTORED_RANGE` (then the largest term is at least exp(-range) and what is flushed to
-zero is below 1e-170 of it). Otherwise each replacement gets its own log-sum-exp.
+All replacements are scored in the factored form, sum_c exp(base_c) exp(l_jc / n) as one GEMM of factors <= 1. What it
+flushes to zero is below C 1e-307, so a sum of at least `TRUSTED` is exact to rounding; a position with a smaller one
+(logits that range over hundreds) is computed again by log-sum-exp.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = [
     "lower_bound",
 ]
 
-FACTORED_RANGE = 300.0  # float64 holds exp(-708)
+TRUSTED = 1e-280  # float64 holds 1e-307 at full precision
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Identity: "none"}
 
 
@@ -61,18 +61,15 @@ class MeanLogitObjective(FrameObjective):
     Args:
         logits: finite [m, C].
         label: y.
-        form: ``"factored"``, ``"safe"``, or ``"auto"``: factored where the range of the logits allows it.
 
     Raises:
-        ValueError: shapes, a value that is not finite, or ``"factored"`` asked for beyond its range.
+        ValueError: shapes, or a value that is not finite.
     """
 
-    def __init__(self, logits: np.ndarray, label: int, *, form: str = "auto") -> None:
+    def __init__(self, logits: np.ndarray, label: int) -> None:
         self.logits = check_features(logits)
         self.size, classes = self.logits.shape
         self.label = check_int("label", label, low=0, high=classes - 1)
-        self.form = check_choice("form", form, ("auto", "factored", "safe"))
-        self._widest = float(np.ptp(self.logits, axis=1).max())
         self._prepared_for = 0
 
     def costs(self, frames: np.ndarray) -> np.ndarray:
@@ -82,34 +79,23 @@ class MeanLogitObjective(FrameObjective):
         self._prepare(len(chosen))
         every = slice(None) if frames is None else frames
         base = self._scaled[chosen].sum(0) - self._scaled[chosen[positions]]
-        target = base[:, self.label, None] + self._scaled[every, self.label]
-        if self._exps is None:
-            moved = base[:, None, :] + self._scaled[every]
-            peak = moved.max(-1)
-            moved -= peak[..., None]
-            np.exp(moved, out=moved)
-            safe: np.ndarray = np.log(moved.sum(-1)) + peak - target
-            return safe
         top = base.max(1, keepdims=True)
         total = np.exp(base - top) @ self._exps[:, every]
-        out: np.ndarray = np.log(total) + top + self._tops[every] - target
-        return out
+        again = np.flatnonzero(total.min(1) < TRUSTED)
+        total[again] = 1.0
+        costs: np.ndarray = np.log(total) + top + self._tops[every]
+        if len(again):
+            costs[again] = log_sum_exp(base[again, None, :] + self._scaled[every])
+        costs -= base[:, self.label, None] + self._scaled[every, self.label]
+        return costs
 
     def _prepare(self, n: int) -> None:
         """Per-frame terms for combinations of ``n``, kept until another n is asked for."""
-        if self._prepared_for == n:
-            return
-        fits = self._widest / n <= FACTORED_RANGE
-        if self.form == "factored" and not fits:
-            raise ValueError(
-                f"form='factored': logits range over {self._widest:.0f} at n={n}; at most {FACTORED_RANGE * n:.0f} is "
-                "safe; use form='auto'"
-            )
-        self._scaled = self.logits / n
-        self._tops = self._scaled.max(1)
-        factored = fits and self.form != "safe"
-        self._exps = np.ascontiguousarray(np.exp(self._scaled - self._tops[:, None]).T) if factored else None
-        self._prepared_for = n
+        if self._prepared_for != n:
+            self._scaled = self.logits / n
+            self._tops = self._scaled.max(1)
+            self._exps = np.ascontiguousarray(np.exp(self._scaled - self._tops[:, None]).T)
+            self._prepared_for = n
 
 
 class MlpObjective(FrameObjective):
@@ -278,7 +264,8 @@ def _line_search(mean: np.ndarray, direction: np.ndarray, label: int, most: floa
 def log_sum_exp(logits: np.ndarray) -> np.ndarray:
     """The logarithm of sum_c exp(logits), over the last axis."""
     top = logits.max(-1, keepdims=True)
-    out: np.ndarray = np.log(np.exp(logits - top).sum(-1)) + top[..., 0]
+    shifted = logits - top
+    out: np.ndarray = np.log(np.exp(shifted, out=shifted).sum(-1)) + top[..., 0]
     return out
 
 
