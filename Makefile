@@ -23,7 +23,7 @@ lint: $(READY)
 	$(VENV)/bin/mypy
 
 test: lint  ## TESTS=path narrows it
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal $(TESTS)
+	$(PY) -m pytest -n 2 --dist worksteal $(TESTS)
 
 results: $(READY)  ## writes benchmarks/RESULTS.md from benchmarks/results/*.json
 	$(PY) -m benchmarks.tables
