@@ -171,6 +171,16 @@ def test_skipped_videos_are_counted_over_workers(clips):
     assert collate.skipped == 2
 
 
+def test_skipping_names_what_was_skipped_and_refuses_a_batch_of_nothing(clips):
+    collate = FrameSelectionCollator(UniformFrames(), 4, on_error="skip")
+    with pytest.warns(UserWarning, match=r"skipped 1 of 2 videos: video number 1 of the batch: cannot be read"):
+        batch = collate([(clips[0], 2), (clips[1][:200], 1)])
+    assert batch["labels"].tolist() == [2, -100]
+    assert torch.equal(batch["pixel_values"][0], batch["pixel_values"][1])
+    with pytest.raises(VideoError, match="no video of the batch can be read: video number 0 of the batch"):
+        collate([(b"x", 1)])
+
+
 def test_a_contact_sheet_is_drawn(clips, tmp_path):
     pytest.importorskip("matplotlib")
     collate = FrameSelectionCollator(FarthestFrames(), 4)

@@ -150,6 +150,12 @@ def test_videos_in_policy_out():
     features = collate.encoder(shrink(videos[0], (32, 48)))
     assert collate.select(videos[0]).tolist() == found.selector().select(ClipView(12, features), 2).tolist()
     assert len(collate.plot(videos[0]).axes) == 5
+    black = torch.zeros(9, 3, 16, 24, dtype=torch.uint8)  # no frame differs from any other
+    assert collate.select(black).shape == (2,)
+    assert collate.select(black[:1]).tolist() == [0, 0]
+    other = FrameSelectionCollator(found, num_frames=2, encoder=PixelEncoder.pixels((4, 6)))
+    with pytest.raises(PolicyError, match="features of size 24: the policy was searched on size 144"):
+        other.select(videos[0])
 
 
 def test_the_policy_survives_files_copies_and_damage(policy, tmp_path):
