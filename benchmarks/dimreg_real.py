@@ -56,12 +56,12 @@ class Plan:
 
 
 PLANS = {
-    "frappe": Plan(12, 5e-3, False, 0.125, (0.1875,), (4, 6, 8), (0.0, 1e-3, 3e-3)),
+    "frappe": Plan(12, 5e-3, False, 0.125, (0.1875,), (4, 6), (0.0, 1e-3, 3e-3)),
     "movielens1m": Plan(3, 1e-3, True, 0.125, (), (1, 2, 4, 8), (0.0, 3e-3), 250_000),
-    "movielens1m_crossed": Plan(3, 1e-3, True, 0.03125, (0.125,), (1, 2, 4, 8), (0.0, 3e-3), 250_000),
+    "movielens1m_crossed": Plan(3, 1e-3, True, 0.03125, (0.125,), (1, 4), (0.0, 3e-3), 200_000),
 }
 TUNING_SEED = 100
-L1_STRENGTHS = (1e-4, 1e-3)
+L1_STRENGTHS = (1e-5, 1e-4, 1e-3)
 POWERS = {
     "MDE": (0.3, 0.6),
     "magnitude": (0.0, 0.5, 1.0),
@@ -185,7 +185,7 @@ def tune(setting: rivals.Setting, plan: Plan, seen: dict[str, Any], save: Callab
         "MDE": lambda power: rivals.mde(*given, power)[0],
         "magnitude": lambda power: rivals.magnitude(*given, search, power)[0],
         "one-shot": lambda power: rivals.one_shot(*given, search, power)[0],
-        "L1": lambda power: rivals.l1_gates(*given, search, power, L1_STRENGTHS[0])[0],
+        "L1": lambda power: rivals.l1_gates(*given, search, power, L1_STRENGTHS[1])[0],
     }
     powers = {name: best(f"power, {name}", POWERS[name], run) for name, run in trained.items()}
     strength = best("L1 strength", L1_STRENGTHS, lambda v: rivals.l1_gates(*given, search, powers["L1"], v)[0])
