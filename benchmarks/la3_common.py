@@ -3,142 +3,197 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.v2.functional import to_pil_image
 
 from tamis._core.rng import numpy_generator, seed_of, torch_generator
 from tamis.transforms import OPERATIONS, LabelAwareAugment, LabelAwarePolicy
 
 RESULTS = Path(__file__).parent / "results"
-SIDE, BATCH = 16, 64
-Augment = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # images, labels, indices, epoch -> images
+SIDE = 16
+Part = tuple[Tensor, Tensor]  # images uint8 [N, C, H, W], labels [N]
+Augment = Callable[[Tensor, Tensor, int], Tensor]  # images, labels, epoch -> images; row i is always sample i
+
+NUISANCES = (("light", "dark"), ("forward", "back"), ("dim", "bright"))  # polarity, slant, brightness
+HARMFUL = (
+    ("Invert", "Solarize"),
+    ("ShearX", "Rotate"),
+    ("AutoContrast", "Equalize", "Contrast", "Brightness"),
+)  # the operations that change each of them
+_CODED = {0: 0, 1: 0, 2: 1, 3: 1, 4: 2, 5: 2}  # digit: the nuisance that is part of its label
 
 
-def planted_digits(seed: int, *, null: bool = False, each: int = 30) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """scikit-learn's digits on a 16x16 canvas, in three disjoint parts: train, reward (``each`` a class), test (rest).
+def planted_digits(
+    seed: int, *, null: bool = False, train: int = 30, reward: int = 15, views: int = 2
+) -> tuple[dict[str, Part], tuple[str, ...]]:
+    """The digits 0 to 5 of scikit-learn, light or dark, leaning forward or back, dim or bright, all at random.
 
-    A digit is light on dark or dark on light, and lies left or right. For 0, 1, 2 the polarity is part of the label
-    (so Invert is wrong), for 3, 4, 5 the side is (so TranslateX is wrong), for 6 to 9 neither. With ``null`` neither
-    is, for any digit: no invariance depends on the label.
+    For 0 and 1 the polarity is part of the label, for 2 and 3 the slant, for 4 and 5 the brightness; the other two
+    mean nothing. So each class has operations that turn it into another class, and two kinds of variation that an
+    augmentation could teach. With ``null`` labels are digits alone: no invariance depends on the label.
+
+    Args:
+        seed: of the drawing and of the parts.
+        null: see above.
+        train: images a class in "train" (with ``null`` twice as many: there are half as many classes).
+        reward: in "reward", likewise; all others are in "test".
+        views: drawings of each test digit, its label's nuisance kept.
 
     Returns:
-        {"train": (images uint8 [N, 1, 16, 16], labels), ...} and the class names.
+        {"train": (images uint8 [N, 1, 16, 16], labels), ...} of distinct digits, and the class names.
     """
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    rng = numpy_generator(seed, 77)
-    coded = {} if null else {0: 0, 1: 0, 2: 0, 3: 1, 4: 1, 5: 1}
-    names: list[str] = []
-    for digit in range(10):
-        names += [f"{digit}"] if digit not in coded else [f"{digit} {word}" for word in _WORDS[coded[digit]]]
-    canvas = np.zeros((len(digits.target), SIDE, SIDE))
-    labels = np.empty(len(canvas), dtype=np.int64)
-    for row, (image, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
-        dark, right = rng.integers(0, 2, 2)
-        top, left = rng.integers(2, 7), rng.integers(0, 2) + (7 if right else 0)
-        canvas[row, top : top + 8, left : left + 8] = image / 16 * 255
-        canvas[row] = 255 - canvas[row] if dark else canvas[row]
-        name = f"{digit}" if digit not in coded else f"{digit} {_WORDS[coded[digit]][(dark, right)[coded[digit]]]}"
-        labels[row] = names.index(name)
-    order = rng.permutation(len(canvas))
-    ranks = np.empty(len(order), dtype=np.int64)
-    for label in range(len(names)):
-        mine = order[labels[order] == label]
-        ranks[mine] = np.arange(len(mine))
-    images = torch.from_numpy(canvas.round().astype(np.uint8)[:, None])
-    parts = {"train": ranks < each, "reward": (ranks >= each) & (ranks < 2 * each), "test": ranks >= 2 * each}
-    found = torch.from_numpy(labels)
+    digits, rng = load_digits(), numpy_generator(seed, 77)
+    names = [f"{d}" if null else f"{d} {word}" for d, own in _CODED.items() for word in NUISANCES[own][: 2 - null]]
+    rows: dict[str, list[tuple[np.ndarray, int]]] = {"train": [], "reward": [], "test": []}
+    ends = (train * (1 + null), (train + reward) * (1 + null))
+    for digit, own in _CODED.items():
+        seen = dict.fromkeys(range(len(names)), 0)
+        for number in rng.permutation(np.flatnonzero(digits.target == digit)):
+            bits = rng.integers(0, 2, 3)
+            label = names.index(f"{digit}" if null else f"{digit} {NUISANCES[own][bits[own]]}")
+            part = "train" if seen[label] < ends[0] else "reward" if seen[label] < ends[1] else "test"
+            seen[label] += 1
+            for view in range(views if part == "test" else 1):
+                if view:
+                    bits = np.where(np.arange(3) == own, bits, rng.integers(0, 2, 3))
+                rows[part].append((_drawn_digit(digits.images[number], bits, rng), label))
     return {
-        part: (images[torch.from_numpy(mask)], found[torch.from_numpy(mask)]) for part, mask in parts.items()
+        part: (torch.from_numpy(np.stack([image for image, _ in found])[:, None]), torch.tensor([y for _, y in found]))
+        for part, found in rows.items()
     }, tuple(names)
 
 
-_WORDS = {0: ("light", "dark"), 1: ("left", "right")}
+def _drawn_digit(image: np.ndarray, bits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A digit of 10x10 pixels, slanted by 0.24 to 0.36 either way, at half or full ink: uint8 [16, 16]."""
+    small = Image.fromarray((image / 16 * 255).astype(np.uint8)).resize((10, 10), Image.Resampling.BICUBIC)
+    canvas = Image.new("L", (SIDE, SIDE))
+    left, top = 3 + rng.integers(-1, 2, 2)
+    canvas.paste(small, (int(left), int(top)))
+    slope = float(rng.uniform(0.24, 0.36)) * (1 if bits[1] else -1)
+    leaning = (1.0, slope, -slope * SIDE / 2, 0.0, 1.0, 0.0)
+    canvas = canvas.transform((SIDE, SIDE), Image.Transform.AFFINE, leaning, Image.Resampling.BILINEAR)
+    pixels = (np.asarray(canvas) * (0.5 + 0.5 * bits[2])).round().astype(np.uint8)
+    return 255 - pixels if bits[0] else pixels
 
 
-def net(classes: int, seed: int) -> nn.Module:
-    """A convolution and two linear layers, which see positions, with weights from ``seed``."""
-    model = nn.Sequential(
-        nn.Conv2d(1, 12, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(12 * 64, 96), nn.ReLU(),
-        nn.Linear(96, classes),
-    )  # fmt: skip
-    generator = torch_generator(seed, 5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            fan = parameter[0].numel() if parameter.ndim > 1 else 64
-            parameter.uniform_(-(fan**-0.5), fan**-0.5, generator=generator)
-    return model
+def prepared(images: Tensor) -> Tensor:
+    """The net's input."""
+    return images.float() / 255 - 0.5
+
+
+def net(channels: int, side: int, classes: int, seed: int, width: int = 16) -> nn.Module:
+    """Two strided convolutions and two linear layers, with weights from ``seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.BatchNorm2d(2 * width), nn.ReLU(),
+            nn.Flatten(), nn.Linear(2 * width * (side // 4) ** 2, 4 * width), nn.ReLU(), nn.Linear(4 * width, classes),
+        )  # fmt: skip
 
 
 def train(
-    part: tuple[Tensor, Tensor], classes: int, epochs: int, seed: int, augment: Augment | None = None
-) -> nn.Module:
-    """Adam with a cosine schedule; ``augment`` works on each batch."""
+    model: nn.Module, part: Part, epochs: int, seed: int, augment: Augment | None = None, *, batch: int = 64,
+    rate: float = 3e-3,
+) -> nn.Module:  # fmt: skip
+    """AdamW, warmed up and with a cosine schedule; ``augment`` sees the whole part at the beginning of each epoch."""
     images, labels = part
-    model = net(classes, seed)
-    steps = -(-len(images) // BATCH) * epochs
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    steps = -(-len(images) // batch) * epochs
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, 10 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    )
+    model.train()
     for epoch in range(epochs):
-        for rows in torch.randperm(len(images), generator=torch_generator(seed, 6, epoch)).split(BATCH):
-            batch = images[rows] if augment is None else augment(images[rows], labels[rows], rows, epoch)
+        seen = images if augment is None else augment(images, labels, epoch)
+        for rows in torch.randperm(len(images), generator=torch_generator(seed, 6, epoch)).split(batch):
             optimizer.zero_grad()
-            F.cross_entropy(model(batch.float() / 255), labels[rows]).backward()
+            F.cross_entropy(model(prepared(seen[rows])), labels[rows]).backward()
             optimizer.step()
             schedule.step()
     return model.eval()
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, part: tuple[Tensor, Tensor]) -> float:
+def accuracy(model: nn.Module, part: Part) -> float:
     """The mean recall over classes."""
-    right = model(part[0].float() / 255).argmax(1) == part[1]
+    right = torch.cat([model(prepared(images)) for images in part[0].split(500)]).argmax(1) == part[1]
     return float(np.mean([right[part[1] == label].float().mean() for label in part[1].unique()]))
 
 
 def by_policy(policy: LabelAwarePolicy, seed: int) -> Augment:
-    """LabelAwareAugment on batches."""
+    """LabelAwareAugment on the whole part."""
     augment = LabelAwareAugment(policy, seed=seed)
 
-    def apply(images: Tensor, labels: Tensor, rows: Tensor, epoch: int) -> Tensor:
+    def apply(images: Tensor, labels: Tensor, epoch: int) -> Tensor:
         augment.set_epoch(epoch)
-        return augment.batch(images, labels, indices=rows)[0]
+        return augment.batch(images, labels, indices=range(len(images)))[0]
 
     return apply
 
 
-def by_torchvision(transform: Any, seed: int) -> Augment:
-    """A torchvision transform, image by image, its global generator seeded for each batch."""
+def by_torchvision(transform: Any, images: Tensor, seed: int) -> Augment:
+    """A torchvision transform on PIL images (made once), the global generator seeded for each epoch."""
+    pictures = [to_pil_image(image) for image in images]
 
-    def apply(images: Tensor, labels: Tensor, rows: Tensor, epoch: int) -> Tensor:
+    def apply(images: Tensor, labels: Tensor, epoch: int) -> Tensor:
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed_of(seed, epoch, int(rows[0])))
-            return torch.stack([transform(image) for image in images])
+            torch.default_generator.manual_seed(seed_of(seed, epoch))
+            arrays = np.stack([np.asarray(transform(picture)) for picture in pictures])
+        return torch.from_numpy(arrays).view(len(images), *images.shape[2:], -1).permute(0, 3, 1, 2).contiguous()
 
     return apply
 
 
-def random_policy(names: tuple[str, ...], count: int, seed: int) -> LabelAwarePolicy:
-    """Triples drawn at random, others for each class."""
-    triples = numpy_generator(seed, 9).integers(0, len(OPERATIONS), (len(names), count, 3))
+def random_policy(
+    names: tuple[str, ...], count: int, seed: int, spared: Callable[[str], Sequence[str]] = lambda name: ()
+) -> LabelAwarePolicy:
+    """Triples drawn at random, others for each class, without the operations in ``spared(name)``."""
+    rng = numpy_generator(seed, 9)
+    allowed = [[at for at, op in enumerate(OPERATIONS) if op not in spared(name)] for name in names]
+    triples = np.stack([rng.choice(places, (count, 3)) for places in allowed])
     return LabelAwarePolicy(classes=names, triples=torch.from_numpy(triples.astype(np.uint8)))
 
 
-def interval(differences: list[float]) -> dict[str, float]:
-    """Mean of paired differences with its 95 % t-interval."""
+def harmful(name: str) -> tuple[str, ...]:
+    """The operations that change the label of a planted class."""
+    return next((ops for words, ops in zip(NUISANCES, HARMFUL, strict=True) if any(w in name for w in words)), ())
+
+
+def interval(differences: list[float]) -> list[float]:
+    """The 95 % t-interval of the mean of paired differences; infinite for one."""
     from scipy.stats import t
 
     values = np.array(differences)
-    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
-    return {"mean": float(values.mean()), "low": float(values.mean()) - half, "high": float(values.mean()) + half}
+    if len(values) < 2:
+        return [-math.inf, math.inf]
+    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+    return [float(values.mean()) - half, float(values.mean()) + half]
+
+
+def gains(runs: dict[str, Any], ours: str) -> dict[str, Any]:
+    """Mean accuracy of each arm, and ours minus it, paired by seed."""
+    arms = list(next(iter(runs.values()))["scores"])
+    table: dict[str, Any] = {}
+    for arm in arms:
+        scores = [run["scores"][arm] for run in runs.values()]
+        table[arm] = {"mean": float(np.mean(scores))}
+        if arm != ours:
+            ahead = [run["scores"][ours] - run["scores"][arm] for run in runs.values()]
+            table[arm] |= {f"{ours} minus it": float(np.mean(ahead)), "95 %": interval(ahead)}
+    return {"test accuracy": table}
 
 
 def write(name: str, content: dict[str, Any]) -> None:
