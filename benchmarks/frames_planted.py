@@ -21,7 +21,8 @@ from torch import nn
 
 from tamis._core.rng import numpy_generator
 from tamis.search.frames import search_clip, search_frames
-from tamis.search.frames_training import MapConfig, fit_frame_model
+from tamis.search.frames_models import fit_frame_model
+from tamis.search.frames_training import MapConfig
 from tamis.transforms.selectors import (
     ClipView,
     ConfidentFrames,

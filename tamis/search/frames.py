@@ -16,7 +16,7 @@ h*      the target        mean feature of the best combination, with which the m
 
 **Deviations**: M is fitted on other videos than those it is asked about (``folds`` models); the thesis searches the
 videos M was trained on, whose losses are near 0 everywhere. M's logits are weighted by the time of the frame
-(`frames_training.time_weights`): a weak M is confident by chance where nothing is to be seen, and an argmin over its
+(`frames_models.time_weights`): a weak M is confident by chance where nothing is to be seen, and an argmin over its
 losses finds just those frames. A frame of next to no weight is no candidate of stage 1: it is harmless, hence often
 chosen, and would pull the target away from what is to be seen. Both searches of Algorithm 4 start as the thesis says
 (cheapest clip n times; then random frames), each with half the budget; the frame search's random start is one of its
@@ -40,19 +40,18 @@ from tamis._core.distributed import broadcast_object, parallel_map, rank
 from tamis._core.policy import DataInfo, SearchInfo, fingerprint
 from tamis._core.progress import progress_bar
 from tamis._core.rng import check_seed, numpy_generator
-from tamis.search.frames_training import FrameModel, MapConfig, fit_frame_model, time_weights, train_map, weigh
+from tamis.search.frames_models import Fit, fit_frame_model, weighted_logits
+from tamis.search.frames_training import MapConfig, train_map
 from tamis.search.journal import Journal
 from tamis.search.optimizers.guided_local_search import GLSConfig, MeanLogitObjective, guided_local_search
 from tamis.transforms.decode import open_video
 from tamis.transforms.frames_encoder import FrameEncoder, PixelEncoder
 from tamis.transforms.frames_policy import FramePolicy, clip_features
 
-__all__ = ["MapConfig", "out_of_fold_logits", "search_clip", "search_frames"]
+__all__ = ["MapConfig", "search_clip", "search_frames"]
 
 _CHUNK = 32  # clips searched between two writes to the journal
 _THUMBNAIL, _COMPONENTS, _NEIGHBOURS = (32, 48), 48, 1
-
-Fit = Callable[[list[np.ndarray], np.ndarray, int], FrameModel]
 
 
 def search_frames(
@@ -71,6 +70,7 @@ def search_frames(
     time_waves: int = 4,
     time_weight: float = 1.0,
     time_bins: int = 15,
+    time_rounds: int = 2,
     map_config: MapConfig | None = None,
     seed: int = 0,
     out: str | Path | None = None,
@@ -96,7 +96,9 @@ def search_frames(
         time_waves: of relative time in a feature, see `FramePolicy`.
         time_weight: its weight.
         time_bins: parts of a clip whose frames' logits are weighted by how much they tell
-            (`frames_training.time_weights`); 0: not at all. Not for ``logits`` of yours.
+            (`frames_models.time_weights`); 0: not at all. Not for ``logits`` of yours.
+        time_rounds: how often the models are fitted; from the second round on, on frames drawn by the weights of the
+            round before. Only for the default ``fit`` and ``time_bins`` > 0.
         map_config: stage 2.
         seed: of folds, models, starts and map.
         out: folder for policy, journal and what is kept.
@@ -112,14 +114,16 @@ def search_frames(
     map_config, kept = map_config or MapConfig(), None if out is None else Path(out)
     features, encoder = _features(videos, encoder, candidates, kept, seed)
     if logits is None:
+        check_int("time_bins", time_bins, low=0)
+        check_int("time_rounds", time_rounds, low=1)
         logits = _keep(
             kept,
             "logits",
-            fingerprint(features, labels, folds, seed, fit.__qualname__),
-            lambda: out_of_fold_logits(features, labels, fit=fit, folds=folds, seed=seed),
+            fingerprint(features, labels, folds, seed, fit.__qualname__, time_bins, time_rounds),
+            lambda: weighted_logits(
+                features, labels, fit=fit, folds=folds, seed=seed, bins=time_bins, rounds=time_rounds
+            ),
         )
-        if check_int("time_bins", time_bins, low=0):
-            logits = weigh_by_time(logits, labels, time_bins)
     if [len(rows) for rows in logits] != [len(rows) for rows in features]:
         raise ValueError("logits: must be one array [m, C] a video, with a row for each candidate frame")
     options = {"num_frames": num_frames, "clip_length": clip_length, "budget": budget, "restarts": restarts}
@@ -219,41 +223,6 @@ def search_clip(
             break
     frames, cost = best if best is not None else (first.frames, first.cost)
     return frames, cost, spent
-
-
-def out_of_fold_logits(
-    features: list[np.ndarray], labels: np.ndarray, *, fit: Fit = fit_frame_model, folds: int = 5, seed: int = 0
-) -> list[np.ndarray]:
-    """Logits of every frame by a model that was fitted on other videos.
-
-    Args:
-        features: [m, d] of each video.
-        labels: int [V].
-        fit: as `search_frames`.
-        folds: number of models; folds are balanced over the classes.
-        seed: of folds and models.
-
-    Returns:
-        float64 [m, C] of each video, the same on every process.
-    """
-    order = numpy_generator(seed, 7).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]
-    fold = np.empty(len(labels), dtype=np.int64)
-    fold[order] = np.arange(len(labels)) % folds
-
-    def one(number: int) -> list[tuple[int, np.ndarray]]:
-        inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        model = fit([features[i] for i in inside], labels[inside], seed + number)
-        return [(int(i), np.asarray(model(features[i]), dtype=np.float64)) for i in outside]
-
-    found = dict(pair for pairs in parallel_map(one, list(range(folds))) for pair in pairs)
-    return [found[i] for i in range(len(features))]
-
-
-def weigh_by_time(logits: Sequence[np.ndarray], labels: np.ndarray, bins: int) -> list[np.ndarray]:
-    """Out-of-fold logits times the weight of each frame's time; the same on every process."""
-    weights = broadcast_object(time_weights(list(logits), labels, bins=bins))
-    return [weigh(clip, weights) for clip in logits]
 
 
 def _telling(logits: np.ndarray) -> np.ndarray:

@@ -11,8 +11,9 @@ import torch
 import tamis
 from tamis import PolicyError, TamisError
 from tamis._core.rng import numpy_generator
-from tamis.search.frames import out_of_fold_logits, search_clip, search_frames
-from tamis.search.frames_training import MapConfig, fit_frame_model, pack, time_weights, train_map, weigh
+from tamis.search.frames import search_clip, search_frames
+from tamis.search.frames_models import fit_frame_model, out_of_fold_logits, time_weights, weigh, weighted_logits
+from tamis.search.frames_training import MapConfig, pack, train_map
 from tamis.testing.distributed import run_distributed
 from tamis.transforms import ClipView, FrameSelectionCollator, PixelEncoder, UniformFrames
 from tamis.transforms.decode import shrink
@@ -264,3 +265,20 @@ def test_time_weights_find_the_part_of_the_clip_that_tells():
     assert weights[[0, 1, 2, 3, 7, 8, 9]].max() < 0.25 * weights[5]
     flat = weigh(logits[0], np.full(10, 2.0))
     np.testing.assert_allclose(flat, 2 * logits[0])
+
+
+def test_the_second_round_is_fitted_where_the_first_saw_something():
+    """The class shows in 2 of 30 frames, at the same time in all clips."""
+    rng = numpy_generator(6)
+    labels = np.arange(90) % 3
+    clips = [rng.standard_normal((30, 12)) for _ in labels]
+    for clip, label in zip(clips, labels, strict=True):
+        clip[19:21, label] += 2.0
+
+    def right(rounds):
+        found = weighted_logits(clips, labels, folds=3, bins=10, rounds=rounds)
+        return np.mean([clip.mean(0).argmax() == label for clip, label in zip(found, labels, strict=True)])
+
+    assert right(2) > max(right(1) + 0.05, 0.6)
+    with pytest.raises(ValueError, match="time_rounds=0"):
+        search_frames(clips, labels, 3, folds=2, time_rounds=0)
