@@ -4,7 +4,7 @@ Three ways to draw, each exact and each made of sequential passes and one sort, 
 
 * **with replacement**: inverse of the cumulative distribution, found through a *guide table* (Chen and Asau, 1974,
   "On generating random variates from an empirical distribution"; Devroye 1986, section III.2.4): [0, 1) is cut into
-  M >= N equal buckets and each remembers the first item that reaches it.
+  M = 7 N / 4 equal buckets and each remembers the first item that reaches it.
 * **without replacement**: the exponential race (Efraimidis and Spirakis, 2006, "Weighted random sampling with a
   reservoir", algorithm A-Res in its exponential form): item i arrives at time E_i / w_i, the first k to arrive are
   the sample and their order of arrival is the order of successive draws.
@@ -19,7 +19,7 @@ bits, which halves the memory of an argsort and uses numpy's fast integer sort.
 |---|---|---|---|
 | w_i | weights | [N] | float32 or float64, >= 0 |
 | F_i = sum of w_1..w_i over the total | cdf | [N] | int64, units of 2^-62 |
-| g_j | guide | [M], N <= M < 2N | int32 (int64 from 2^31 items on) |
+| g_j | guide | [M], M = 7 N / 4 | int32 (int64 from 2^31 items on) |
 | U | points | [draws] | int64, units of 2^-62 |
 | E_i / w_i | keys | [k] | float64, in the high bits of a uint64 |
 
@@ -57,18 +57,16 @@ def cumulated(weights: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 class CdfTable(NamedTuple):
-    """The cumulative distribution and its guide; 12 to 16 bytes an item."""
+    """The cumulative distribution and its guide; 15 bytes an item."""
 
     cdf: np.ndarray  # int64 [N]
     guide: np.ndarray  # int32/int64 [M]: the bucket's first item i, or ~i where the whole bucket is item i's
-    shift: int  # a point's bucket is ``point >> shift``
 
 
 def cdf_table(weights: np.ndarray, total: float) -> CdfTable:
     """Cumulative distribution and guide table of ``weights`` [N], whose running sum ends in ``total``."""
     count = len(weights)
-    bits = (count - 1).bit_length()
-    shift, buckets = UNIT_BITS - bits, 1 << bits
+    buckets = min(7 * count // 4, 2**31 - 1)
     cdf = np.empty(count, np.int64)
     guide = np.zeros(buckets + 2, np.int32 if count < 2**31 else np.int64)
     for first, sums in cumulated(weights):
@@ -76,15 +74,23 @@ def cdf_table(weights: np.ndarray, total: float) -> CdfTable:
         sums /= total
         sums *= 2.0**UNIT_BITS
         part[:] = sums
-        # part >> shift ascends and a repeated index keeps the last value: after the running maximum, guide[j] is the
+        # buckets ascend and a repeated index keeps the last value: after the running maximum, guide[j] is the
         # number of items that end before bucket j, which is the first item that reaches it
-        guide[(part >> shift) + 1] = np.arange(first + 1, first + 1 + len(part), dtype=guide.dtype)
+        guide[_buckets(part, buckets) + 1] = np.arange(first + 1, first + 1 + len(part), dtype=guide.dtype)
     np.maximum.accumulate(guide, out=guide)
     for first in range(0, buckets, CHUNK):
         here = guide[first : min(first + CHUNK, buckets)]
         whole = here == guide[first + 1 : first + 1 + len(here)]  # no item ends in the bucket
-        np.invert(here, out=here, where=whole)
-    return CdfTable(cdf, guide[:buckets], shift)
+        here ^= -whole.view(np.int8)  # ~here where it is whole
+    return CdfTable(cdf, guide[:buckets])
+
+
+def _buckets(points: np.ndarray, count: int) -> np.ndarray:
+    """Which of ``count`` < 2^31 equal buckets each point is in, by its upper 32 bits; 2^62 is in bucket ``count``."""
+    found = points >> (UNIT_BITS - 32)
+    found *= count
+    found >>= 32
+    return found
 
 
 def random_points(count: int, *key: int) -> np.ndarray:
@@ -100,8 +106,8 @@ def invert(table: CdfTable, points: np.ndarray) -> np.ndarray:
     Equals ``np.searchsorted(cdf, points, side="right")``. An item of weight zero has ``cdf[i] == cdf[i - 1]`` and
     is never the first.
     """
-    cdf, guide, shift = table
-    code = guide.take(points >> shift, mode="clip")
+    cdf, guide = table
+    code = guide.take(_buckets(points, len(guide)), mode="clip")
     items: np.ndarray = (code ^ (code >> (8 * code.itemsize - 1))).astype(np.int64)  # undoes ~i
     late = np.flatnonzero(code >= 0)  # draws whose bucket holds an end of some item
     where, here, points = late, items.take(late), points.take(late)
