@@ -4,13 +4,16 @@
     python -m benchmarks.la3_speed --quick
 
 One process, one thread, a policy of 100 random triples of all 16 operations (Identity among them, 1 in 16). Ratios
-are to torchvision v2 RandAugment with three operations on PIL images. Also: what fast mode changes, stage 2 for
-1,000 labels, and the cost of a search's iteration over that of one augmented evaluation pass.
+are to torchvision v2 RandAugment with three operations on PIL images; kornia (floats in batches of 32, its own
+magnitudes) and albumentations (numpy arrays, three of its transforms that are most like the operations) are measured
+where they are installed, and need not be. Also: what fast mode changes, stage 2 for 1,000 labels, and the cost of a
+search's iteration over that of one augmented evaluation pass.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,12 +24,12 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from benchmarks.la3_common import planted_digits, random_policy, write
+from benchmarks.la3_common import random_policy, write
 from tamis._core.rng import numpy_generator
-from tamis.search import search_label_aware
-from tamis.search.label_aware import SPACE
+from tamis.search.label_aware import SPACE, _Exploration
 from tamis.search.label_aware_reward import RewardImages
 from tamis.search.optimizers.mrmr import select
+from tamis.search.optimizers.predictor import PredictorConfig
 from tamis.transforms import LabelAwareAugment, apply_operations
 from tamis.transforms.ops import CODES, OPERATIONS, Drawn
 
@@ -86,9 +89,49 @@ def transforms(side: int, repeats: int, rounds: int) -> dict[str, float]:
         "timm rand-m9-n3-p1 (its bicubic)": each(rand_augment_transform("rand-m9-n3-p1", dict(timm)), images),
         "timm original (about 1.3)": each(auto_augment_transform("original", dict(timm)), images),
     }
+    images_run = dict.fromkeys(work, repeats)
+    images_run["tamis, batch of 128 tensors"] = max(1, repeats // len(batch)) * len(batch)
+    if kornia := of_kornia(tensors):
+        work["kornia RandAugment(3), batch of 32 floats"] = kornia
+        images_run["kornia RandAugment(3), batch of 32 floats"] = 32
+    if albumentations := of_albumentations():
+        work["albumentations SomeOf(3)"] = each(albumentations, [np.asarray(image) for image in images])
+        images_run["albumentations SomeOf(3)"] = repeats
     found = ratios("torchvision RandAugment(3), PIL", work, rounds)
-    found["tamis, batch of 128 tensors"] *= max(1, repeats // len(batch)) * len(batch) / repeats
-    return found
+    return {name: ratio * images_run[name] / repeats for name, ratio in found.items()}
+
+
+def of_kornia(tensors: list[torch.Tensor]) -> Callable[[], Any] | None:
+    """One batch through kornia's RandAugment, if kornia is there."""
+    try:
+        from kornia.augmentation.auto import RandAugment
+    except ImportError:
+        print("kornia is not installed: its row is left out")
+        return None
+    batch, transform = torch.stack(tensors * 4).float() / 255, RandAugment(n=3, m=10)
+    return lambda: transform(batch)
+
+
+def of_albumentations() -> Callable[[Any], Any] | None:
+    """Three of albumentations' transforms that are like AutoAugment's operations, if it is there."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or it asks the network for its version
+    try:
+        import albumentations as A
+    except ImportError:
+        print("albumentations is not installed: its row is left out")
+        return None
+    operations = [
+        A.Affine(shear={"x": (-17, 17), "y": 0}, p=1), A.Affine(shear={"x": 0, "y": (-17, 17)}, p=1),
+        A.Affine(translate_percent={"x": (-0.45, 0.45), "y": 0}, p=1),
+        A.Affine(translate_percent={"x": 0, "y": (-0.45, 0.45)}, p=1), A.Affine(rotate=(-30, 30), p=1),
+        A.AutoContrast(p=1), A.InvertImg(p=1), A.Equalize(p=1), A.Solarize(p=1), A.Posterize(num_bits=(4, 8), p=1),
+        A.ColorJitter(brightness=0, contrast=(0.1, 1.9), saturation=0, hue=0, p=1),
+        A.ColorJitter(brightness=0, contrast=0, saturation=(0.1, 1.9), hue=0, p=1),
+        A.ColorJitter(brightness=(0.1, 1.9), contrast=0, saturation=0, hue=0, p=1), A.Sharpen(p=1),
+        A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(0.01, 0.2), hole_width_range=(0.01, 0.2), p=1),
+    ]  # fmt: skip
+    transform = A.SomeOf(operations, n=3, replace=True, p=1)
+    return lambda image: transform(image=image)
 
 
 def fast_difference(side: int, draws: int) -> dict[str, float]:
@@ -107,26 +150,37 @@ def fast_difference(side: int, draws: int) -> dict[str, float]:
             "mean difference in those, levels": float(np.mean(levels))}  # fmt: skip
 
 
-def search_cost(iterations: int) -> dict[str, float]:
-    """CPU time of a search's iteration, predictor included, over that of one augmented evaluation pass."""
-    parts, names = planted_digits(0)
-    images, labels = parts["reward"]
-    big = F.resize(images, [32, 32]).expand(-1, 3, -1, -1).contiguous().repeat(4, 1, 1, 1)
-    data = (big, labels.repeat(4))
+def search_cost(trials: int) -> dict[str, float]:
+    """CPU time of a search's dearest iteration over that of one augmented evaluation pass.
+
+    The pass is over 2,000 images of 32x32 with a net of 30 million multiplications an image (a tenth of the WRN-40-2
+    that the thesis searches with). To it comes a tenth of what training the predictor on ``trials`` iterations of
+    10 labels and ranking the candidates takes, which happens once in ten iterations.
+    """
+    images = torch.stack([F.pil_to_tensor(image) for image in pictures(32)] * 250)
+    labels = torch.arange(len(images)) % 10
     model = torch.nn.Sequential(
         torch.nn.Conv2d(3, 48, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(48, 64, 3, padding=1), torch.nn.ReLU(),
-        torch.nn.MaxPool2d(4), torch.nn.Flatten(), torch.nn.Linear(4096, 16),
+        torch.nn.MaxPool2d(4), torch.nn.Flatten(), torch.nn.Linear(4096, 10),
     )  # fmt: skip
-    judge = RewardImages(model, data, np.arange(len(names)))
-    judge.rewards(0, SPACE[: len(names)])
+    judge = RewardImages(model, (images, labels), np.arange(10))
+    judge.rewards(0, SPACE[:10])
+    rng = numpy_generator(3)
+    points = rng.integers(0, len(SPACE), (trials, 10))
     start = time.process_time()
-    for number in range(3):
-        judge.rewards(number, SPACE[numpy_generator(3, number).integers(0, len(SPACE), len(names))])
-    one = (time.process_time() - start) / 3
+    for number in range(2):
+        judge.rewards(number, SPACE[points[number]])
+    one = (time.process_time() - start) / 2
+    effects = rng.normal(-0.05, 0.05, (10, len(OPERATIONS)))
+    past = [{"point": row.tolist(), "rewards": effects[np.arange(10)[:, None], SPACE[row]].sum(1).tolist()}
+            for row in points]  # fmt: skip
+    stage = _Exploration(judge, PredictorConfig(), (10, 50, 40), "last", 0)
     start = time.process_time()
-    search_label_aware(model, data, classes=names, iterations=iterations, warmup=iterations // 5)
-    whole = time.process_time() - start
-    return {"images": float(len(big)), "iteration over one pass": whole / iterations / one, "seconds of one pass": one}
+    stage.propose(past, 10)
+    ten = time.process_time() - start
+    return {"trials": float(trials), "images": float(len(images)), "seconds of one pass": one,
+            "seconds of predictor and candidates, for ten iterations": ten,
+            "iteration over one pass": 1 + ten / 10 / one}  # fmt: skip
 
 
 def main() -> None:
@@ -151,7 +205,7 @@ def main() -> None:
     select(rewards, SPACE, 100, alpha=2.5)
     figures["stage 2"] = {"labels": len(rewards), "CPU seconds": time.process_time() - start}
     keep()
-    figures["search"] = search_cost(10 if args.quick else 30)
+    figures["search"] = search_cost(20 if args.quick else 500)
     keep()
     for name, values in figures.items():
         print(name)
