@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
-from transformers import VideoMAEVideoProcessor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from video_clips import make_clips, share_right, small_videomae
+from video_clips import make_clips, share_right, small_processor, small_videomae
 
 from tamis.search import search_frames
 from tamis.search.frames import MapConfig
@@ -39,8 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         map_config=MapConfig(width=32, epochs=10),
         out=args.out,
     )
-    processor = VideoMAEVideoProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    collate = FrameSelectionCollator(policy, num_frames=4, processor=processor)
+    collate = FrameSelectionCollator(policy, num_frames=4, processor=small_processor())
     loader = DataLoader(train, batch_size=4, shuffle=True, collate_fn=collate)
     model = small_videomae(num_frames=4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

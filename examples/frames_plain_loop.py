@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import VideoMAEVideoProcessor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from video_clips import make_clips, share_right, small_videomae
+from video_clips import make_clips, share_right, small_processor, small_videomae
 
 from tamis.search import search_frames
 from tamis.search.frames import MapConfig
@@ -37,10 +36,9 @@ def main(argv: list[str] | None = None) -> None:
         out=args.out,
     )
     train.append({"video": b"cut off on the way", "label": 0})  # skipped, its batch stays whole
-    processor = VideoMAEVideoProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     selectors = {"uniform": UniformFrames(), "segments": SegmentFrames(), "farthest": FarthestFrames(), "SMS": policy}
     for name, selector in selectors.items():
-        collate = FrameSelectionCollator(selector, num_frames=4, processor=processor, on_error="skip")
+        collate = FrameSelectionCollator(selector, num_frames=4, processor=small_processor(), on_error="skip")
         model = small_videomae(num_frames=4)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         for epoch in range(args.epochs):

@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from transformers import Trainer, TrainingArguments, VideoMAEVideoProcessor
+from transformers import Trainer, TrainingArguments
 
 sys.path.insert(0, str(Path(__file__).parent))
-from video_clips import make_clips, share_right, small_videomae
+from video_clips import make_clips, share_right, small_processor, small_videomae
 
 from tamis.search import search_frames
 from tamis.search.frames import MapConfig
@@ -30,8 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     print(policy.summary())
 
-    processor = VideoMAEVideoProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    collate = FrameSelectionCollator(policy, num_frames=4, processor=processor)
+    collate = FrameSelectionCollator(policy, num_frames=4, processor=small_processor())
     collate.plot(test[0]["video"], Path(args.out) / "sheet.png")
     model = small_videomae(num_frames=4)
     arguments = TrainingArguments(

@@ -8,7 +8,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
-from transformers import VideoMAEConfig, VideoMAEForVideoClassification
+from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEVideoProcessor
 
 FRAMES, HEIGHT, WIDTH, SHOWN = 40, 32, 48, 6
 
@@ -47,6 +47,11 @@ def small_videomae(num_frames: int) -> VideoMAEForVideoClassification:
         num_labels=3,
     )
     return VideoMAEForVideoClassification(config)
+
+
+def small_processor() -> VideoMAEVideoProcessor:
+    """The processor for it: what the collator hands the chosen frames to."""
+    return VideoMAEVideoProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
 
 
 def share_right(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> float:

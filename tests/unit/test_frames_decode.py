@@ -209,9 +209,7 @@ import numpy as np
 from tamis.transforms import FrameSelectionCollator, SceneFrames, UniformFrames
 from tamis.transforms.decode import open_video
 
-clip = open_video(sys.argv[1], backend="pyav")  # what the libraries map by themselves is mapped now
-clip.frames(np.array([5]), (8, 12))
-clip.close()
+FrameSelectionCollator(SceneFrames(), 4, backend="pyav")([(sys.argv[2], 0)])  # what libraries map is mapped now
 mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (mapped + 48 * 2**20, resource.RLIM_INFINITY))
 for selector in (UniformFrames(), SceneFrames()):
@@ -229,18 +227,19 @@ except (MemoryError, RuntimeError):
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits of memory are set on Linux only")
 def test_a_video_longer_than_memory_is_read_frame_by_frame(tmp_path):
     """1,200 raw frames, 138 MB as a file and 276 MB as pixels, in a process that may take 48 MB more."""
-    path = tmp_path / "long.nut"
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream("rawvideo", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-        picture = np.zeros((360, 320), np.uint8)
-        for number in range(1200):
-            picture[:240] = number * 255 // 1200
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv420p")))
-        out.mux(stream.encode())
+    path, short = tmp_path / "long.nut", tmp_path / "short.nut"
+    for file, count in ((path, 1200), (short, 8)):
+        with av.open(str(file), "w") as out:
+            stream = out.add_stream("rawvideo", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+            picture = np.zeros((360, 320), np.uint8)
+            for number in range(count):
+                picture[:240] = number * 255 // count
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv420p")))
+            out.mux(stream.encode())
     assert path.stat().st_size > 130 * 2**20
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", LONGER_THAN_MEMORY, str(path)]
+    command = [sys.executable, "-c", LONGER_THAN_MEMORY, str(path), str(short)]
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     uniform, _, refused = done.stdout.splitlines()
