@@ -1,8 +1,9 @@
 """Claim under test: re-selected samples improve a trained classifier more than random continuation does.
 
 CIFAR-10 codes (see `swift_common`), an MLP trained on 30 % wrong labels until its selection loss stops falling, then
-continued by each method with the same stopping rule; ``random_budget`` has as many further updates as the dearest
-search costs. ``noise=0`` is the null experiment: nothing to find.
+continued by each method: ``UPDATES`` updates each ("equal updates"), then as many more as make the sample-forwards of
+all methods equal to those of the dearest, eight rounds of the agent ("equal forwards"). The model at the lowest
+selection loss is measured. ``--noise 0`` is the null experiment: nothing to find. What is there is not run again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +18,16 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from benchmarks.curriculum_common import Run, equal_budgets, stream, tables
 from benchmarks.swift_common import DATA, encoded
 from tamis._core.rng import numpy_generator, seed_of, torch_generator
-from tamis.samplers import CurriculumFeatures, CurriculumSampler, LogLikelihood, LossDifference, log_likelihoods
+from tamis.samplers import CurriculumFeatures, LogLikelihood, LossDifference, log_likelihoods
 from tamis.samplers.curriculum_gradient import mean_loss, rewards_by
 from tamis.samplers.curriculum_loss import make_batch, sample_loss_of
 from tamis.search import search_curriculum
 from tamis.search.optimizers import AgentConfig
 
-CODE, HIDDEN, BATCH, EVERY, PATIENCE, UPDATES = 128, 64, 16, 25, 8, 600
+CODE, HIDDEN, BATCH, EVERY, UPDATES = 128, 64, 16, 25, 400
 LR = 1e-4  # of the continued training, of every method: a tenth of the pre-training's, whose Adam state is kept
 LOSS = sample_loss_of("classifier")
 COLUMNS = ("sum", "per_token")
@@ -62,39 +63,20 @@ def whole(data):
     return [data.tensors]
 
 
-def proceed(model, optimizer, train, selection, indices, updates, batch=BATCH, patience=PATIENCE):
-    """Train until the selection loss stops falling, then go back to the best weights: (updates done, indices used)."""
-    best, kept, bad, done = mean_loss(model, whole(selection), LOSS), copy.deepcopy(model.state_dict()), 0, 0
-    state = copy.deepcopy(optimizer.state_dict())
-    used = []
-    for at in range(0, updates, EVERY):
-        picks = indices(at * batch, EVERY * batch)
-        used.append(picks)
-        for part in np.split(picks, EVERY):
-            total, _ = LOSS(model, make_batch(train, part, None, model))
-            optimizer.zero_grad()
-            total.mean().backward()
-            optimizer.step()
-        done = at + EVERY
-        now = mean_loss(model, whole(selection), LOSS)
-        if now < best:
-            best, kept, bad = now, copy.deepcopy(model.state_dict()), 0
-            state = copy.deepcopy(optimizer.state_dict())
-        else:
-            bad += 1
-            if bad >= patience:
-                break
-    model.load_state_dict(kept)
-    optimizer.load_state_dict(state)
-    return done, np.concatenate(used)
+def continued(model, optimizer, train, selection, lr, batch=BATCH):
+    """A `Run` of ``model`` itself, from the optimizer's state."""
+    adam = torch.optim.Adam(model.parameters(), lr=lr)
+    if optimizer is not None:
+        adam.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        adam.param_groups[0]["lr"] = lr
 
+    def update(model, adam, indices):
+        total, _ = LOSS(model, make_batch(train, indices, None, model))
+        adam.zero_grad()
+        total.mean().backward()
+        adam.step()
 
-def stream(scores, pool, seed):
-    def indices(at, count):
-        sampler = CurriculumSampler(scores, pool=pool, num_samples=at + count, seed=seed)
-        return np.concatenate(list(sampler.indices(0, at)))
-
-    return indices
+    return Run(model, adam, update, lambda model: mean_loss(model, whole(selection), LOSS), batch, EVERY)
 
 
 def features_of(model, train, others=None):
@@ -110,131 +92,106 @@ def features_of(model, train, others=None):
     return CurriculumFeatures(groups, {name: columns[name] for name in groups})
 
 
-def agent_of(reward, steps):
-    observe = "all" if reward == "first_order" else "chosen"
-    return AgentConfig(steps=steps, warm_up=steps // 10, hidden=(64, 64), observe=observe, trailing=steps // 4)
+def by_hand(name, model, parts, seed):
+    """Scores of a hand-written curriculum and their sample-forwards."""
+    train, held, selection = parts[:3]
+    n = len(train)
+    if name == "alignment":
+        measure = rewards_by("first_order", model, lambda: whole(held), 1e-4, LOSS)
+        return torch.from_numpy(measure([train.tensors])), 2 * n + 3 * len(held)
+    if name == "lowest_loss":
+        return LogLikelihood()(features_of(model, train)), n
+    # the trusted data is the reward's: a model of its own, or a copy tuned on it
+    other, lr, updates = (new_model(seed + 100), 1e-3, 1000) if name == "rho" else (copy.deepcopy(model), 3e-4, 200)
+    run, order = continued(other, None, held, selection, lr, batch=32), numpy_generator(9, seed)
+    run.go(lambda at, count: order.integers(0, len(held), count), updates, patience=4)
+    run.be(run.kept)
+    values = torch.from_numpy(log_likelihoods(other, train, batch_size=2048))
+    table = features_of(model, train).with_group("second", values, COLUMNS)
+    return LossDifference("second")(table), 2 * n + run.updates * 32 * 3 + run.looks * len(selection)
+
+
+def by_agent(model, parts, pool, seed, steps):
+    """Scores of an agent that is trained now and its sample-forwards."""
+    train, held, selection = parts[:3]
+    agent = AgentConfig(steps=steps, warm_up=steps // 10, hidden=(64, 64), trailing=steps // 4)
+    table = features_of(model, train)
+    policy = search_curriculum(
+        model, train, held, table, selection=selection, rounds=(pool,), update=None, agent=agent, probes=0, seed=seed,
+        batch_size=2048, loss="classifier",
+    )  # fmt: skip
+    return policy(table), policy.search.budget["sample_forwards"] + len(train)
+
+
+RCL = {"rcl_1": (16,), "rcl_2": (16, 128), "rcl_8": (4,) * 8}  # pool size of each round
 
 
 def run_method(name, base, optimizer, parts, seed, steps):
+    """Continue by one method: its row of the table. Hand-written ones take one of 4, the best of 2, 4, 16 for them."""
     train, held, selection, test, clean = parts
-    model = copy.deepcopy(base)
-    continued = torch.optim.Adam(model.parameters(), lr=1e-3)
-    continued.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    continued.param_groups[0]["lr"] = LR
-    n, start, cost, done, used = len(train), time.process_time(), 0, 0, []
 
-    def go(scores, pool, number=0, updates=UPDATES):
-        nonlocal done
-        more, picks = proceed(model, continued, train, selection, stream(scores, pool, seed_of(seed, number)), updates)
-        done += more
-        used.append(picks)
+    def scores_of(model, number, pool):
+        if name == "random":
+            return torch.zeros(len(train)), 0
+        if name in RCL:
+            return by_agent(model, parts, pool, seed_of(seed, number), steps)
+        return by_hand(name, model, parts, seed)
 
-    def second(lr, epochs, fresh):
-        other = new_model(seed + 100) if fresh else copy.deepcopy(model)
-        adam = torch.optim.Adam(other.parameters(), lr=lr)
-        data, order = held, numpy_generator(9, seed)
-        proceed(other, adam, data, selection, lambda at, k: order.integers(0, len(data), k), epochs, 32, 4)
-        return torch.from_numpy(log_likelihoods(other, train, batch_size=2048)), epochs * 32 * 3 + n
+    def measure(model):
+        with torch.no_grad():
+            right = model(test.tensors[0]).argmax(1) == test.tensors[1]
+        return {"test loss": mean_loss(model, whole(test), LOSS), "test accuracy": float(right.float().mean())}
 
-    if name == "random":
-        go(torch.zeros(n), 1)
-    elif name == "random_budget":
-        go(torch.zeros(n), 1, updates=UPDATES + (2 * n + 3 * len(held) + 16 * 503) * 2 // (3 * BATCH) // EVERY * EVERY)
-    elif name == "lowest_loss":
-        go(LogLikelihood()(features_of(model, train)), 16)
-        cost = n
-    elif name in ("rho", "denoising"):
-        values, cost = second(1e-3, 1000, True) if name == "rho" else second(3e-4, 200, False)
-        cost += n
-        go(LossDifference("second")(features_of(model, train).with_group("second", values, COLUMNS)), 16)
-    elif name == "alignment":
-        measure = rewards_by("first_order", model, lambda: whole(held), 1e-4, LOSS)
-        go(torch.from_numpy(measure([train.tensors])), 16)
-        cost = 2 * n + 3 * len(held)
-    else:
-        reward = "exact" if "exact" in name else "first_order"
-        for number, pool in enumerate((16, 128) if name.endswith("2") else (16,)):
-            table = features_of(model, train)
-            policy = search_curriculum(
-                model, train, held, table, selection=selection, reward=reward, rounds=(pool,), update=None,
-                agent=agent_of(reward, steps), seed=seed, batch_size=2048, loss="classifier",
-            )  # fmt: skip
-            cost += policy.search.budget["sample_forwards"] + n
-            go(policy(table), pool, number)
-    picks = np.concatenate(used)
-    with torch.no_grad():
-        accuracy = float((model(test.tensors[0]).argmax(1) == test.tensors[1]).float().mean())
-    return {
-        "test_loss": mean_loss(model, whole(test), LOSS), "test_accuracy": accuracy, "updates": done,
-        "clean_among_selected": float(clean[picks].mean()), "distinct": len(set(picks.tolist())) / len(picks),
-        "sample_forwards": cost + 3 * BATCH * done, "cpu_seconds": time.process_time() - start,
-    }  # fmt: skip
+    return equal_budgets(
+        continued(copy.deepcopy(base), optimizer, train, selection, LR), {**RCL, "random": (1,)}.get(name, (4,)),
+        scores_of, measure, clean, updates=UPDATES, budget=8 * (3 * len(train) + 3 * len(held)),
+        each=3 * BATCH + len(selection) / EVERY, seed=seed,
+    )  # fmt: skip
 
 
-METHODS = (
-    "random", "random_budget", "lowest_loss", "rho", "denoising", "alignment", "rcl_first_order_1",
-    "rcl_first_order_2", "rcl_exact_chosen_1",
-)  # fmt: skip
+METHODS = ("random", "lowest_loss", "rho", "denoising", "alignment", "rcl_1", "rcl_2", "rcl_8")
 
 
-def paired(rows, method, against, key):
-    """Mean difference over the seeds and its 95 % interval (Student's t)."""
-    d = np.array([row[method][key] - row[against][key] for row in rows])
-    if len(d) < 2:
-        return {"mean": float(d.mean())}
-    quantile = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}[len(d)]
-    half = quantile * d.std(ddof=1) / len(d) ** 0.5
-    return {"mean": float(d.mean()), "low": float(d.mean() - half), "high": float(d.mean() + half)}
+def one_seed(args, codes, noise, seed):
+    """All methods on one draw of data, noise and model."""
+    parts, model = task(codes, seed, noise, args.samples), new_model(seed)
+    run = continued(model, None, parts[0], parts[2], 1e-3, batch=64)
+    run.go(stream(torch.zeros(args.samples), 1, seed), 4000, patience=12)
+    run.be(run.kept)
+    row = {"before": {"test loss": mean_loss(model, whole(parts[3]), LOSS), "updates in all": run.updates}}
+    for name in args.methods:
+        row[name] = run_method(name, model, run.optimizer, parts, seed, 40 if args.quick else args.steps)
+        print(noise, seed, name, {k: round(v, 4) for k, v in row[name].items()}, flush=True)
+    return row
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--samples", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.3, 0.0])
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "curriculum_classifier.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    codes, n = encoded(args.data), 3000 if args.quick else args.samples
-    figures = {}
-    for noise in (0.3, 0.0):
-        rows = []
-        for seed in range(1 if args.quick else args.seeds):
-            parts = task(codes, seed, noise, n)
-            model = new_model(seed)
-            optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-            proceed(model, optimizer, parts[0], parts[2], stream(torch.zeros(n), 1, seed), 4000, 64, 12)
-            base = {"test_loss": mean_loss(model, whole(parts[3]), LOSS)}
-            rows.append(
-                {
-                    name: run_method(name, model, optimizer, parts, seed, 300 if args.quick else args.steps)
-                    for name in args.methods
-                }
-            )
-            rows[-1]["before"] = base
-            print(noise, seed, {k: round(v["test_loss"], 4) for k, v in rows[-1].items()}, flush=True)
-            figures[f"noise_{noise}"] = {
-                "per_seed": rows,
-                "mean": {
-                    name: {key: float(np.mean([row[name][key] for row in rows])) for key in rows[0][name]}
-                    for name in args.methods
-                },
-                "test_loss_against": {
-                    other: {name: paired(rows, name, other, "test_loss") for name in args.methods if name != other}
-                    for other in {"random_budget", "alignment"} & set(args.methods)
-                },
-            }
-            result = {"benchmark": "curriculum_classifier", "seeds": seed + 1, "data": "CIFAR-10 codes"}
-            result |= {
-                "samples": n,
-                "agent_steps": args.steps,
-                "budget": "sample_forwards per method",
+    codes = encoded(args.data)
+    runs = json.loads(args.out.read_text()).get("runs", {}) if args.out.exists() else {}
+    for noise in args.noise:
+        have = runs.setdefault(f"{noise:.0%} wrong labels", {})
+        for seed in args.seeds[:1] if args.quick else args.seeds:
+            if str(seed) not in have:
+                have[str(seed)] = one_seed(args, codes, noise, seed)
+            result = {
+                "benchmark": "curriculum_classifier", "data": f"{args.samples} CIFAR-10 codes",
+                "seeds": {name: sorted(map(int, rows)) for name, rows in runs.items()},
+                "budget": f"{UPDATES} updates of {BATCH}; then equal sample-forwards, those of eight rounds of RCL",
                 "versions": {"torch": torch.__version__},
-            }
-            args.out.write_text(json.dumps({**result, "figures": figures}, indent=1) + "\n")
+                "figures": {name: tables(list(rows.values())) for name, rows in runs.items() if rows}, "runs": runs,
+            }  # fmt: skip
+            args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
