@@ -78,44 +78,44 @@ def predictor_quality(journal: Path, groups: int) -> dict[str, dict[str, float]]
     return found
 
 
-def one_seed(seed: int, null: bool, iterations: int, epochs: int) -> dict[str, Any]:
-    """All arms of one seed."""
+def one_seed(seed: int, null: bool, iterations: int, epochs: int, only: str) -> dict[str, Any]:
+    """The arms of one seed that search, the others, or all."""
     parts, names = planted_digits(seed, null=null)
     both = tuple(torch.cat([a, b]) for a, b in zip(parts["train"], parts["reward"], strict=True))
+    paid = len(parts["reward"][0]) * (iterations + 1) + 3 * len(parts["train"][0]) * epochs
+    longer = epochs + math.ceil(paid / (3 * len(both[0])))
 
     def fit(part: Any, rounds: int, augment: Augment | None = None) -> torch.nn.Module:
         return train(net(1, 16, len(names), seed), part, rounds, seed, augment)
 
-    theta = fit(parts["train"], epochs)
-    options = dict(classes=names, iterations=iterations, warmup=2 * iterations // 5, triples=TRIPLES, seed=seed,
-                   predictor=PREDICTOR, reward="probability", prepare=prepared)  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        la3 = search_label_aware(theta, parts["reward"], out=folder, **options)
-        quality = predictor_quality(Path(folder) / "journal.jsonl", len(names))
-    shared = search_label_aware(theta, parts["reward"], label_aware=False, **options)
-    paid = la3.search.budget["sample_forwards"] + 3 * len(parts["train"][0]) * epochs
-    longer = epochs + math.ceil(paid / (3 * len(both[0])))
-    blind = random_policy(names, TRIPLES, seed)
-    arms = {
-        "LA3": (epochs, by_policy(la3, seed)),
-        "search without labels": (epochs, by_policy(shared, seed)),
-        "random triples, long": (longer, by_policy(blind, seed)),
-        "RandAugment, long": (longer, by_torchvision(v2.RandAugment(), both[0], seed)),
-        "TrivialAugment, long": (longer, by_torchvision(v2.TrivialAugmentWide(), both[0], seed)),
-        "none, long": (longer, None),
-    }
-    if not null:
-        arms["told, long"] = (longer, by_policy(random_policy(names, TRIPLES, seed, harmful), seed))
-    scores = {}
+    arms: dict[str, tuple[int, Augment | None]] = {}
+    found: dict[str, Any] = {"epochs": {"searching": epochs, "long": longer}}
+    found["sample_forwards"] = paid + 3 * len(both[0]) * epochs
+    if only != "free":
+        theta = fit(parts["train"], epochs)
+        options = dict(classes=names, iterations=iterations, warmup=2 * iterations // 5, triples=TRIPLES, seed=seed,
+                       predictor=PREDICTOR, reward="probability", prepare=prepared)  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            la3 = search_label_aware(theta, parts["reward"], out=folder, **options)
+            found["predictor"] = predictor_quality(Path(folder) / "journal.jsonl", len(names))
+        shared = search_label_aware(theta, parts["reward"], label_aware=False, **options)
+        arms |= {"LA3": (epochs, by_policy(la3, seed)), "search without labels": (epochs, by_policy(shared, seed))}
+        found["judging model"] = accuracy(theta, parts["test"])
+        found["shares"] = dict(zip(names, la3.shares().round(4).tolist(), strict=True))
+    if only != "searching":
+        arms |= {"random triples, long": (longer, by_policy(random_policy(names, TRIPLES, seed), seed)),
+                 "none, long": (longer, None)}  # fmt: skip
+        if not null:
+            arms |= {
+                "RandAugment, long": (longer, by_torchvision(v2.RandAugment(), both[0], seed)),
+                "TrivialAugment, long": (longer, by_torchvision(v2.TrivialAugmentWide(), both[0], seed)),
+                "told, long": (longer, by_policy(random_policy(names, TRIPLES, seed, harmful), seed)),
+            }
+    found["scores"] = {}
     for name, (rounds, augment) in arms.items():
-        scores[name] = accuracy(fit(both, rounds, augment), parts["test"])
-        print(f"seed {seed}  {name:24s} {scores[name]:.4f}", flush=True)
-    return {
-        "scores": scores, "epochs": {"searching": epochs, "long": longer}, "predictor": quality,
-        "judging model": accuracy(theta, parts["test"]),
-        "shares": dict(zip(names, la3.shares().round(4).tolist(), strict=True)),
-        "sample_forwards": paid + 3 * len(both[0]) * epochs,
-    }  # fmt: skip
+        found["scores"][name] = accuracy(fit(both, rounds, augment), parts["test"])
+        print(f"seed {seed}  {name:24s} {found['scores'][name]:.4f}", flush=True)
+    return found
 
 
 def harmful_shares(runs: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -124,11 +124,11 @@ def harmful_shares(runs: dict[str, Any]) -> dict[str, dict[str, float]]:
     for words, operations in zip(NUISANCES, HARMFUL, strict=True):
         rows: dict[bool, list[float]] = {True: [], False: []}
         for run in runs.values():
-            for name, shares in run["shares"].items():
+            for name, shares in run.get("shares", {}).items():
                 share = sum(shares[OPERATIONS.index(op)] for op in operations)
                 rows[any(word in name for word in words)].append(share)
         found[", ".join(operations)] = {
-            "share where harmful": float(np.mean(rows[True])), "elsewhere": float(np.mean(rows[False])),
+            "share where harmful": float(np.mean(rows[True] or [0])), "elsewhere": float(np.mean(rows[False] or [0])),
             "at random": len(operations) / len(OPERATIONS),
         }  # fmt: skip
     return found
@@ -136,10 +136,10 @@ def harmful_shares(runs: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def mean_quality(runs: dict[str, Any]) -> dict[str, dict[str, float]]:
     """The predictor's figures, averaged over seeds."""
-    curves = [run["predictor"] for run in runs.values()]
+    curves = [run["predictor"] for run in runs.values() if "predictor" in run]
     return {
         upto: {key: float(np.mean([curve[upto][key] for curve in curves])) for key in values}
-        for upto, values in curves[0].items()
+        for upto, values in (curves[0].items() if curves else ())
     }
 
 
@@ -147,17 +147,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--null", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--only", choices=("searching", "free"), default="", help="one half of the arms")
     parser.add_argument("--quick", action="store_true", help="one seed, a short search")
     parser.add_argument("--data", help="not needed: the digits come with scikit-learn")
     args = parser.parse_args()
     iterations, epochs = (10, 2) if args.quick else (100, 60)
     name = ("la3_null" if args.null else "la3_planted") + ("_quick" if args.quick else "")
     torch.set_num_threads(1)
-    file = RESULTS / f"{name}.json"
+    file = RESULTS / f"{name}.json"  # a half is kept too
     runs = json.loads(file.read_text())["figures"]["runs"] if file.exists() and not args.quick else {}
     for seed in map(str, args.seeds[:1] if args.quick else args.seeds):
-        if seed not in runs:
-            runs[seed] = one_seed(int(seed), args.null, iterations, epochs)
+        half = runs.get(seed, {"scores": {}})
+        missing = {"searching": "LA3", "free": "none, long"}
+        for only in [args.only] if args.only else missing:
+            if missing[only] not in half["scores"]:
+                new = one_seed(int(seed), args.null, iterations, epochs, only)
+                half = {**half, **new, "scores": {**half["scores"], **new["scores"]}}
+        runs[seed] = half
         figures = {
             **gains(runs, "LA3"),
             "predictor on iterations it was not trained on": mean_quality(runs),
