@@ -17,8 +17,8 @@ z         `law_of`           a point of the unit cube <-> the paper's 10 paramet
 **Deviations**: of the 10 parameters only 8 matter (T sees G through its ranks, and tau is normalised), so 8 are
 searched: 3 knots, sorted; 4 differences between heights, the highest being 1; 1 angle of c with c_1 >= 0 (-c is the
 law with H reversed). The middle of the cube is a uniform law, and heights of exactly 0 have a fair chance. The first
-trial is the uniform law, so that the result is never a law that scored below it. The default
-optimizer is TPE in place of the paper's GP-UCB; how that was chosen, and on how little, is on the method's card.
+trial is the uniform law, so that the result is never a law that scored below it; the optimizer does not see it. The
+default optimizer is not the paper's GP-UCB; how it was chosen, and on how little, is on the method's card.
 
 **Unstated** in the paper: whether D_v is separate from the test data (it must be); the learning rate of a trial (the
 user's; too small, and all laws score alike); when w_share is taken. Take it early: a model that has memorised its
@@ -134,7 +134,7 @@ def search_swift(
         num_samples: draws an epoch; default: the size of the data.
         score_samples: samples that one scoring runs over, counted into the stored budget.
         transform: ``"cgf"``, or ``"cdf"`` for the paper's ablation.
-        parallel: trials proposed at once after the first 8. On N processes use a multiple of N; the result depends
+        parallel: trials proposed at once after the first 9. On N processes use a multiple of N; the result depends
             on ``parallel``, never on N.
         spread: on several processes: True deals whole trials to them, which needs an objective that uses one process
             (a Trainer does not); False runs each trial on all of them together.
@@ -179,11 +179,11 @@ def search_swift(
     trial = _Trial(objective, tables, model, metric, num_samples, transform, seed, spread)
 
     def next_points(past: list[dict[str, Any]], count: int) -> np.ndarray:
-        history = [(np.array(record["point"]), record["score"]) for record in past]
-        points = propose(optimizer, history, count, dim, seed=seed)
-        if not history:
-            points[0] = 0.5  # the uniform law
-        return points
+        if not past:
+            return np.concatenate([np.full((1, dim), 0.5), propose(optimizer, [], count - 1, dim, seed=seed)])
+        # the optimizer is not told of the uniform trial: it would look for laws close to that one
+        history = [(np.array(record["point"]), record["score"]) for record in past[1:]]
+        return propose(optimizer, history, count, dim, seed=seed)
 
     try:
         records = run_trials(
@@ -191,7 +191,7 @@ def search_swift(
             next_points,
             journal,
             trials=trials,
-            initial=INITIAL,
+            initial=1 + INITIAL,
             parallel=parallel,
             spread=spread,
             desc="swift search",
