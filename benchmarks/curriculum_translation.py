@@ -49,9 +49,10 @@ PAIRS, BATCH, EVERY, UPDATES, CANDIDATES, PROBES = 6000, 32, 20, 80, 1000, 2
 WHOLE = 29_000  # pairs of Multi30k
 AGENT = AgentConfig(steps=500, warm_up=100, hidden=(64, 64), trailing=200)
 COLUMNS = ("sum", "per_token")
-RCL = {"rcl_1": (16,), "rcl_2": (16, 128), "rcl_4": (4, 4, 4, 4)}  # pool size of each round
+# pool size of each round; rcl_ahead has lookahead=36, by which two of its rounds cost what four others do
+RCL = {"rcl_1": (16,), "rcl_2": (16, 128), "rcl_4": (4, 4, 4, 4), "rcl_ahead": (4, 4)}
 METHODS = (
-    "random", "rcl_4", "denoising", "lowest_loss", "alignment", "rcl_2", "rcl_1", "length", "rarity", "rho",
+    "random", "rcl_ahead", "rcl_4", "denoising", "lowest_loss", "alignment", "rcl_2", "rcl_1", "length", "rarity", "rho",
 )  # fmt: skip
 
 
@@ -90,11 +91,12 @@ def scores_by_hand(name, model, data, table, seed):
     return scorer(table), cost
 
 
-def scores_by_agent(model, data, table, pool, seed):
+def scores_by_agent(name, model, data, table, pool, seed):
     """Scores of an agent that is trained now, and its sample-forwards."""
     policy = search_curriculum(
         model, data.train, data.reward, table, selection=data.selection, collate=collate, loss="seq2seq",
         rounds=(pool,), update=None, agent=AGENT, candidates=CANDIDATES, probes=PROBES, seed=seed, batch_size=100,
+        lookahead=36 if name == "rcl_ahead" else 1,
     )  # fmt: skip
     return policy(table), policy.search.budget["sample_forwards"] + len(data.train)
 
@@ -124,7 +126,7 @@ def run_method(name, base, data, table, seed, updates=UPDATES):
             return torch.zeros(len(data.train)), 0
         if name in RCL:
             now = features_of(model, data) if number else table
-            return scores_by_agent(model, data, now, pool, seed_of(seed, number))
+            return scores_by_agent(name, model, data, now, pool, seed_of(seed, number))
         return scores_by_hand(name, model, data, table, seed)
 
     with torch.random.fork_rng():
@@ -210,7 +212,7 @@ def whole_search(data, quick):
     middle = time.process_time()
     search_curriculum(
         model, parts.train, parts.reward, table, selection=parts.selection, collate=collate, loss="seq2seq",
-        rounds=(16,), update=None, batch_size=100, agent=AgentConfig(steps=30, warm_up=10) if quick else None,
+        rounds=(4,), update=None, batch_size=100, agent=AgentConfig(steps=30, warm_up=10) if quick else None,
     )  # fmt: skip
     end = time.process_time()
     return {

@@ -71,6 +71,8 @@ class Rounds:
     reward: str
     agent: AgentConfig
     probe_lr: float
+    lookahead: int
+    lookahead_lr: float
     probes: int
     candidates: int | None
     update: UpdateConfig | None
@@ -175,7 +177,12 @@ class Rounds:
 
         def chunk(start: int) -> list[float]:
             if not measure:  # the validation gradient, once, and only if a chunk is missing
-                measure.append(rewards_by("first_order", self.model, self.validation_batches, lr, self.loss))
+                measure.append(
+                    rewards_by(
+                        "first_order", self.model, self.validation_batches, lr, self.loss,
+                        lookahead=self.lookahead, lookahead_lr=self.lookahead_lr,
+                    )
+                )  # fmt: skip
             part = chosen[start : start + CHUNK]
             values = measure[0](self.batches(self.train, part))
             for value, index in zip(values, part, strict=True):
@@ -189,8 +196,10 @@ class Rounds:
             at_once=world_size(),
         )
         table = np.concatenate([np.array(record["values"]) for record in records])
-        self.forwards += 3 * len(self.validation) + 2 * len(chosen)
-        if self.probes:
+        held = len(self.validation)
+        path = 2 * held + 3 * self.lookahead * min(self.batch_size, held)  # with the loss at both of its ends
+        self.forwards += 2 * len(chosen) + (3 * held if self.lookahead == 1 else path)
+        if self.probes and self.lookahead == 1:  # what lies ahead is meant to differ from one step
             self.check_first_order(number, chosen, table)
         return lambda positions: table[positions]
 

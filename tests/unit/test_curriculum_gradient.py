@@ -8,7 +8,13 @@ import torch
 from torch import nn
 
 from tamis._core.errors import TamisError
-from tamis.samplers.curriculum_gradient import exact_rewards, first_order_rewards, mean_loss, validation_gradient
+from tamis.samplers.curriculum_gradient import (
+    exact_rewards,
+    first_order_rewards,
+    mean_loss,
+    path_gradient,
+    validation_gradient,
+)
 from tamis.samplers.curriculum_loss import make_batch, sample_loss_of
 from tests.unit.curriculum_models import MODELS, tiny_classifier, tiny_t5
 
@@ -57,6 +63,39 @@ def test_first_order_is_the_inner_product_of_the_gradients():
     for value, index in zip(got, (30, 31), strict=True):
         own = validation_gradient(model, [make_batch(items, [index], None, model)], LOSS)
         assert np.isclose(value, 0.5 * sum(float((gradient[k] * own[k]).sum()) for k in gradient), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_one_step_of_the_path_is_the_validation_gradient_and_more_are_the_descent_s(kind):
+    model, items = MODELS[kind]()
+    before, batches = (
+        copy.deepcopy(model.state_dict()),
+        [make_batch(items, range(at, at + 10), None, model) for at in (0, 10)],
+    )
+    want = validation_gradient(model, batches[:1], LOSS)
+    one = path_gradient(model, batches[:1], LOSS, steps=1, lr=0.1)
+    assert all(torch.allclose(one[name], want[name], atol=1e-5) for name in want)
+    moved = path_gradient(model, batches, LOSS, steps=5, lr=0.1)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    by_hand = copy.deepcopy(model).eval()
+    optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.1)
+    for step in range(5):
+        total, count = LOSS(by_hand, batches[step % 2])
+        optimizer.zero_grad()
+        (total.sum() / count.sum()).backward()
+        optimizer.step()
+    for name, end in by_hand.named_parameters():
+        start = dict(model.named_parameters())[name].detach()
+        assert torch.allclose(moved[name].float(), (start - end.detach()) / 0.5, atol=1e-5)
+
+
+def test_a_path_that_leads_up_is_refused_and_changes_nothing():
+    model, items = tiny_classifier()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(TamisError, match=r"lookahead_lr=100.0: 3 steps of gradient descent brought .*; lower it"):
+        path_gradient(model, [make_batch(items, range(10), None, model)], LOSS, steps=3, lr=100.0)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_sample_without_targets_has_reward_zero_and_an_own_step_helps():

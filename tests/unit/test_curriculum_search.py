@@ -15,6 +15,7 @@ from torch import nn
 
 import tamis
 from tamis._core.errors import NoEffectWarning, TamisError
+from tamis._core.rng import torch_generator
 from tamis.samplers import CurriculumFeatures, CurriculumSampler, curriculum_features, log_likelihoods
 from tamis.samplers.curriculum_gradient import mean_loss
 from tamis.samplers.curriculum_loss import make_batch, sample_loss_of
@@ -96,6 +97,56 @@ def test_a_policy_over_all_groups_of_features_is_the_same_from_disk(tmp_path):
     again = tamis.load_policy(tmp_path)
     assert again == policy
     assert torch.equal(again(table), policy(table))
+
+
+def mixture(seed, wrong=0.3):
+    """A linear model at its end on five classes with wrong labels: (model, train, held out, features)."""
+    generator = torch_generator(seed)
+    means, labels = torch.randn(5, 20, generator=generator), torch.randint(5, (800,), generator=generator)
+    x = means[labels] + 2 * torch.randn(800, 20, generator=generator)
+    bad = torch.rand(500, generator=generator) < wrong
+    noisy = torch.where(bad, torch.randint(5, (500,), generator=generator), labels[:500])
+    model = nn.Linear(20, 5)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.zero_()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for _ in range(200):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x[:500]), noisy).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    train = list(zip(x[:500], noisy.tolist(), strict=True))
+    output = torch.cat([nn.functional.one_hot(noisy, 5).float(), model(x[:500]).detach()], 1)
+    table = features_of(model, train).with_group("output", output)
+    return model, train, list(zip(x[500:], labels[500:].tolist(), strict=True)), table
+
+
+def test_fresh_rewards_help_where_the_paper_s_two_strict_rounds_do_less():
+    agent = AgentConfig(steps=150, warm_up=20, hidden=(32, 32), trailing=50)
+    scores = []
+    for options, updates in (({}, 75), ({"rounds": (16, 128)}, 150)):  # 300 updates each
+        model, train, held_out, table = mixture(3)
+        update = UpdateConfig(batch_size=8, lr=3e-3, eval_every=25, patience=100, max_updates=updates)
+        found = search_curriculum(
+            model, train, held_out, table, agent=agent, update=update, probes=0, batch_size=500, **options
+        )
+        scores.append(found.search.score)
+    assert scores[0] > 1.3 * scores[1] > 0
+
+
+def test_lookahead_is_counted_and_goes_without_probes():
+    model, items = tiny_classifier()
+    train, held_out = split(items)
+    settings = dict(rounds=(4,), update=None, agent=AGENT)
+    near = search_curriculum(model, train, held_out, features_of(model, train), **settings)
+    far = search_curriculum(model, train, held_out, features_of(model, train), lookahead=5, **settings)
+    # 10 reward samples: the loss at both ends of 5 steps on one batch of all; 40 samples; no probes
+    assert far.search.budget["sample_forwards"] == 2 * 10 + 5 * 3 * 10 + 2 * 40
+    assert far.search.config["agreement"] is None
+    assert not torch.equal(near(features_of(model, train)), far(features_of(model, train)))
+    with pytest.raises(ValueError, match="lookahead=0"):
+        search_curriculum(model, train, held_out, features_of(model, train), lookahead=0, **settings)
 
 
 class _Stop(Exception):
