@@ -52,7 +52,8 @@ COLUMNS = ("sum", "per_token")
 # pool size of each round; rcl_ahead has lookahead=36, by which two of its rounds cost what four others do
 RCL = {"rcl_1": (16,), "rcl_2": (16, 128), "rcl_4": (4, 4, 4, 4), "rcl_ahead": (4, 4)}
 METHODS = (
-    "random", "rcl_ahead", "rcl_4", "denoising", "lowest_loss", "alignment", "rcl_2", "rcl_1", "length", "rarity", "rho",
+    "random", "rcl_ahead", "rcl_4", "denoising", "lowest_loss", "alignment", "rcl_2", "rcl_1", "length", "rarity",
+    "rho",
 )  # fmt: skip
 
 
