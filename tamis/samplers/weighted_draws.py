@@ -81,7 +81,7 @@ def cdf_table(weights: np.ndarray, total: float) -> CdfTable:
     for first in range(0, buckets, CHUNK):
         here = guide[first : min(first + CHUNK, buckets)]
         whole = here == guide[first + 1 : first + 1 + len(here)]  # no item ends in the bucket
-        here ^= -whole.view(np.int8)  # ~here where it is whole
+        np.bitwise_xor(here, -whole.view(np.int8), out=here)  # ~here where it is whole
     return CdfTable(cdf, guide[:buckets])
 
 
