@@ -247,10 +247,10 @@ def main() -> None:
         own = setting(seed)
         own.decays |= result["tuned"]["decays"]
         for name, run in Comparison(own, seed, plan, result["tuned"]).methods().items():
-            done = result["figures"].setdefault(name, {})
-            if str(seed) in done or not name.startswith(tuple(args.only or [""])):
+            if str(seed) in result["figures"].get(name, {}) or not name.startswith(tuple(args.only or [""])):
                 continue
-            done[str(seed)] = figures = entry(own, *run())
+            figures = entry(own, *run())
+            result["figures"].setdefault(name, {})[str(seed)] = figures
             result["seeds"] = sorted({*result["seeds"], seed})
             spent = time.time() - started
             print(f"{spent:6.0f} s  seed {seed}  {name:45} {figures['share']:7.2%}  {figures['test']:.4f}", flush=True)
