@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
                 rows[name] |= {"95 %": interval(found - every["uniform"])}
         result = {
             "benchmark": "frames_transfer",
-            "claim": "Frames searched with a model of single frames serve a spatio-temporal model",
+            "claim": "Do frames searched with a model of single frames serve a spatio-temporal model?",
             "seeds": list(range(seed + 1)),
             "data": f"grid_s1, {WORD}, {len(every['uniform'])} test clips of {seed + 1} fifths",
             "budget": {"epochs": epochs, "frames": FRAMES},
