@@ -7,7 +7,7 @@ Files are read by torchcodec where it works and by PyAV otherwise. torchcodec ca
 only when a decoder is constructed, so that is what is tried. The PyAV reader first reads the packets (no decoding) to
 know each frame's time, then seeks to the key frame before a frame that is asked for and decodes until exactly that
 time: any order, any repeats, one frame in memory at a time. A file that lacks frames it promises is an error, because
-a selector would silently choose among fewer.
+a selector would silently choose among fewer. Frames that an edit list hides (a trimmed copy) are not lacking.
 """
 
 from __future__ import annotations
@@ -175,13 +175,14 @@ class PyAVFrames(VideoFrames):
         try:
             self._open()
             self._scan()
+            promised = self.stream.frames
+            stored = self.num_frames if self.num_frames >= promised else self._stored()
         except MemoryError:  # FFmpeg's own too: not the file's fault
             raise
         except self._error as error:
             raise VideoError(f"video {name}: cannot be read ({error}); it is damaged, cut off or no video") from error
-        promised = self.stream.frames
-        if self.num_frames < max(promised, 1):
-            raise VideoError(f"video {name}: holds {self.num_frames} of {promised} frames; it is cut off")
+        if not self.num_frames or stored < promised:
+            raise VideoError(f"video {name}: holds {stored} of {promised} frames; it is cut off")
 
     def _open(self) -> None:
         import av
@@ -205,6 +206,14 @@ class PyAVFrames(VideoFrames):
             self.num_frames = len(self.pts)
         else:  # no time stamps: count by decoding
             self.num_frames = sum(1 for _ in self._from_start())
+
+    def _stored(self) -> int:
+        """Frames in the file, with those that an edit list hides: the header counts them too."""
+        import av
+
+        content = io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source
+        with av.open(content, options={"ignore_editlist": "1"}) as container:
+            return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
 
     def _read(self, indices: np.ndarray, size: Size | None) -> torch.Tensor:
         try:

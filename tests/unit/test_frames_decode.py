@@ -105,19 +105,40 @@ def test_damage_is_named(clip, tmp_path):
             open_video(source)
 
 
-def test_a_cut_off_file_with_its_index_in_front_is_refused(tmp_path):
-    path = tmp_path / "front.mp4"
-    content = encode(pictures(30, 64, 96))
+def copied(folder, content, hidden=0):
+    """A copy of the packets with the index in front; an edit list hides the first ``hidden`` frames."""
+    path = folder / "front.mp4"
     with (
         av.open(str(path), "w", options={"movflags": "faststart"}) as out,
-        av.open(str(_kept(tmp_path, content))) as src,
+        av.open(str(_kept(folder, content))) as src,
     ):
         stream = out.add_stream_from_template(src.streams.video[0])
+        shift = int(hidden / 25 / src.streams.video[0].time_base)
         for packet in src.demux(video=0):
             if packet.dts is not None:
-                packet.stream = stream
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
                 out.mux(packet)
-    whole = path.read_bytes()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(("gop", "hidden"), [(5, 4), (5, 7), (30, 4)])
+def test_a_trimmed_copy_has_the_frames_that_it_shows(tmp_path, gop, hidden):
+    content = encode(pictures(30, 64, 96), gop=gop)
+    trimmed = copied(tmp_path, content, hidden)
+    with av.open(str(tmp_path / "front.mp4")) as container:
+        assert container.streams.video[0].frames == 30
+    every = decode_all(trimmed)
+    assert len(every) == 30 - hidden
+    video = open_video(trimmed, backend="pyav")
+    assert video.num_frames == 30 - hidden
+    for indices in ([0], [29 - hidden, 0, 11], [5, 6, 20]):
+        np.testing.assert_array_equal(video.frames(np.array(indices)).numpy(), every[indices])
+    with pytest.raises(VideoError, match="cut off"):
+        every_frame(trimmed[: int(len(trimmed) * 0.7)])
+
+
+def test_a_cut_off_file_with_its_index_in_front_is_refused(tmp_path):
+    whole = copied(tmp_path, encode(pictures(30, 64, 96)))
     assert open_video(whole).num_frames == 30
     with pytest.raises(VideoError, match="cut off"):
         every_frame(whole[: int(len(whole) * 0.7)])
