@@ -8,7 +8,7 @@ selection data, a backward pass counting as two ("equal forwards"). The model at
 Corpora: ``multi30k`` de-en with 30 % of the training targets shuffled, ``multi30k_clean`` (nothing to find), and
 ``tatoeba`` en-de as it is. Three consecutive seeds share training data, noise and pre-trained model and differ in all
 else (held-out split, agent, orders, dropout). Every method is written when it is done, and what is there is not run
-again. ``--search`` measures a whole search with the defaults on all of Multi30k in epochs of its training.
+again. ``--search 29000`` measures a round of the default search on all of Multi30k in epochs of its training.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ from tamis.search.optimizers import AgentConfig
 
 CORPORA = {"multi30k": ("multi30k", 0.3), "multi30k_clean": ("multi30k", 0.0), "tatoeba": ("tatoeba", 0.0)}
 PAIRS, BATCH, EVERY, UPDATES, CANDIDATES, PROBES = 6000, 32, 20, 80, 1000, 2
-WHOLE = 29_000  # pairs of Multi30k
 AGENT = AgentConfig(steps=500, warm_up=100, hidden=(64, 64), trailing=200)
 COLUMNS = ("sum", "per_token")
 # pool size of each round; rcl_ahead has lookahead=36, by which two of its rounds cost what four others do
@@ -197,9 +196,9 @@ def write(path, runs, search=None):
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def whole_search(data, quick):
-    """CPU seconds of one round with the defaults (features and agent included) on Multi30k, in epochs of training."""
-    parts = task(data, "multi30k", 0, 0, 0.3, 600 if quick else WHOLE, longest=30)
+def whole_search(data, pairs, quick):
+    """CPU seconds of a round with the defaults (features and agent included) on Multi30k, in epochs of training."""
+    parts = task(data, "multi30k", 0, 0, 0.3, pairs, longest=30)
     model = new_model(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=LRS[0])
     order = np.array_split(np.arange(len(parts.train)), -(-len(parts.train) // 64))
@@ -228,14 +227,14 @@ def main():
     parser.add_argument("--corpus", choices=CORPORA, default="multi30k")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--methods", nargs="+", default=METHODS)
-    parser.add_argument("--search", action="store_true", help="measure the time of a whole search instead")
+    parser.add_argument("--search", type=int, metavar="PAIRS", help="measure the time of a search on so many instead")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "curriculum_translation.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
     runs = json.loads(args.out.read_text())["runs"] if args.out.exists() else {}
     if args.search:
-        write(args.out, runs, whole_search(args.data, args.quick))
+        write(args.out, runs, whole_search(args.data, args.search, args.quick))
     else:
         for group in sorted({seed // 3 for seed in args.seeds}):
             one_group(args, runs, [seed for seed in args.seeds if seed // 3 == group])
