@@ -127,7 +127,7 @@ RCL = {"rcl_1": (16,), "rcl_2": (16, 128), "rcl_8": (4,) * 8}  # pool size of ea
 
 
 def run_method(name, base, optimizer, parts, seed, steps):
-    """Continue by one method: its row of the table. Hand-written ones take one of 4, the best of 2, 4, 16 for them."""
+    """Continue by one method: its row of the table. Hand-written ones take one of 4."""
     train, held, selection, test, clean = parts
 
     def scores_of(model, number, pool):

@@ -37,7 +37,8 @@ from tamis._core.errors import TamisError
 from tamis.samplers.curriculum_loss import SampleLoss, evaluating
 
 __all__ = [
-    "exact_rewards", "first_order_rewards", "mean_loss", "path_gradient", "rewards_by", "validation_gradient",
+    "exact_rewards", "first_order_rewards", "keeps_small_steps", "mean_loss", "path_gradient", "rewards_by",
+    "validation_gradient",
 ]  # fmt: skip
 
 
@@ -84,9 +85,10 @@ def path_gradient(
         lr: of each.
 
     Raises:
-        TamisError: the descent does not lower the loss: ``lr`` is too large.
+        TamisError: the descent does not lower the loss: ``lr`` is too large; parameters below float32.
     """
     named, given = _trainable(model), list(batches)
+    _can_step(model, "lookahead > 1")
     parameters, kept = list(named.values()), [p.detach().clone() for p in named.values()]
     before = mean_loss(model, given, loss)
     try:
@@ -135,15 +137,20 @@ def first_order_rewards(
     size = float(torch.stack([g.square().sum() for g in gradient.values()]).sum().sqrt()) or 1.0
     tangents = {name: (gradient[name] / size).to(p.dtype) for name, p in primals.items()}
 
+    whole = _Loss(model, loss)
+
     def per_sample(values: dict[str, Tensor]) -> Tensor:
-        call = _Call(model, values)
-        total, count = loss(call, batch)
-        return total / count.clamp(min=1)
+        swapped = {f"model.{name}": value for name, value in values.items()}
+        total, count = torch.func.functional_call(whole, swapped, (batch,))
+        values_of: Tensor = total / count.clamp(min=1)
+        return values_of
 
     with evaluating(model), _math_attention(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)  # torch's own, at the first jvp
         try:
             along: Tensor = torch.func.jvp(per_sample, (primals,), (tangents,))[1]
+        except torch.OutOfMemoryError:  # a RuntimeError too
+            raise
         except (NotImplementedError, RuntimeError) as error:
             raise TamisError(
                 f"reward='first_order': {type(model).__name__} has an operation without forward-mode derivative "
@@ -171,8 +178,12 @@ def exact_rewards(
         lr: of the SGD step.
         loss: of `sample_loss_of`.
         before: L(theta), if it is known.
+
+    Raises:
+        TamisError: parameters below float32.
     """
     named = _trainable(model)
+    _can_step(model, 'reward="exact"')
     parameters = list(named.values())
     before = mean_loss(model, validation(), loss) if before is None else before
     kept = [p.detach().clone() for p in parameters]
@@ -217,16 +228,15 @@ def rewards_by(
     return lambda batches: np.concatenate([first_order_rewards(model, b, gradient, lr, loss) for b in batches])
 
 
-class _Call(nn.Module):
-    """A model called with other parameter values; its attributes stay in reach (``config``)."""
+class _Loss(nn.Module):
+    """The loss as a module, so that `functional_call` lends the model itself, whole, to it with other parameters."""
 
-    def __init__(self, model: nn.Module, values: dict[str, Tensor]) -> None:
+    def __init__(self, model: nn.Module, loss: SampleLoss) -> None:
         super().__init__()
-        self.__dict__["call"] = lambda *a, **k: torch.func.functional_call(model, values, a, k)
-        self.__dict__["config"] = getattr(model, "config", None)
+        self.model, self.loss = model, loss
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.__dict__["call"](*args, **kwargs)
+    def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
+        return self.loss(self.model, batch)
 
 
 def _trainable(model: nn.Module) -> dict[str, Tensor]:
@@ -234,6 +244,19 @@ def _trainable(model: nn.Module) -> dict[str, Tensor]:
     if not named:
         raise TamisError(f"{type(model).__name__} has no parameter that requires a gradient: nothing can be trained")
     return named
+
+
+def keeps_small_steps(model: nn.Module) -> bool:
+    """False if a trainable parameter is below float32, whose rounding swallows most of a step of 1e-4."""
+    return all(p.element_size() >= 4 for p in _trainable(model).values())
+
+
+def _can_step(model: nn.Module, what: str) -> None:
+    if not keeps_small_steps(model):
+        raise TamisError(
+            f"{what}: {type(model).__name__} has parameters below float32, which round away most of so small a step; "
+            'call model.float() first, or pass reward="first_order" with lookahead=1'
+        )
 
 
 def _some(count: int) -> int:

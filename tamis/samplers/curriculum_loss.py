@@ -36,8 +36,9 @@ def sample_loss_of(loss: str | SampleLoss) -> SampleLoss:
 
     Args:
         loss: ``"classifier"``: logits [B, C], labels [B]. ``"seq2seq"``: logits [B, T, V] predict labels [B, T] (also
-            token classification). ``"causal"``: logits at t predict the label at t + 1. ``"auto"``: the first for
-            logits [B, C]; else by the model's ``config.is_encoder_decoder``. Or a function of your own.
+            token classification and masked models). ``"causal"``: logits at t predict the label at t + 1. ``"auto"``:
+            the first for logits [B, C]; the second for Hugging Face's encoder-decoders; the third for its models named
+            ...ForCausalLM or ...LMHeadModel, or with ``config.is_decoder``; else an error. Or a function of your own.
     """
     if callable(loss):
         return loss
@@ -71,13 +72,27 @@ def sample_loss(model: nn.Module, batch: Any, loss: str = "auto") -> tuple[Tenso
             "[B, T]; pass loss=your_function"
         )
     if loss == "auto":
-        if config is None:
-            raise TamisError(f'{type(model).__name__} has no config: pass loss="seq2seq" or loss="causal"')
-        loss = "seq2seq" if getattr(config, "is_encoder_decoder", False) else "causal"
+        loss = _kind_of(model)
     if loss == "causal":
         logits, labels = logits[:, :-1], labels[:, 1:]
     tokens = nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED)
     return tokens.sum(1), (labels != IGNORED).sum(1)
+
+
+def _kind_of(model: nn.Module) -> str:
+    """``"seq2seq"`` or ``"causal"``, as the model's config and name say."""
+    config, name = getattr(model, "config", None), type(getattr(model, "_orig_mod", model)).__name__  # torch.compile's
+    if getattr(config, "is_encoder_decoder", False):
+        return "seq2seq"
+    # GPT-2 and its like are named ...LMHeadModel; XLNet is too, but predicts in place
+    if name.endswith(("ForCausalLM", "LMHeadModel")) and not name.startswith("XLNet"):
+        return "causal"
+    if getattr(config, "is_decoder", False):
+        return "causal"
+    raise TamisError(
+        f'loss="auto": cannot tell what the logits of {name} predict: pass loss="seq2seq" if the label at the same '
+        'place (token classification and masked models too), loss="causal" if the next one'
+    )
 
 
 def log_likelihoods(

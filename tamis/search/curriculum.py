@@ -24,6 +24,7 @@ reward's data; by default every second validation sample.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,7 +40,7 @@ from tamis._core.policy import fingerprint
 from tamis._core.progress import progress_bar
 from tamis._core.rng import check_seed
 from tamis.samplers.curriculum import CurriculumPolicy
-from tamis.samplers.curriculum_loss import SampleLoss, sample_loss_of
+from tamis.samplers.curriculum_loss import SampleLoss, evaluating, make_batch, sample_loss_of
 from tamis.samplers.curriculum_state import CurriculumFeatures
 from tamis.search.curriculum_rounds import Rounds, UpdateConfig
 from tamis.search.curriculum_states import States, Steps
@@ -95,7 +96,8 @@ def search_curriculum(
             More: the mean gradient along so many steps of gradient descent on the validation data, which tells apart
             what helps for longer (`path_gradient`); 50 is a fair number.
         lookahead_lr: of those steps; to be lowered if the error says so.
-        probes: exact rewards a round that check the first-order ones (with ``lookahead=1``); 0 for none.
+        probes: exact rewards a round that check the first-order ones (with ``lookahead=1`` and a model of at least
+            float32); 0 for none.
         candidates: rewards (first order) are taken of that many samples, drawn at random; None: of all.
         update: how the model is updated; None trains the agent only.
         optimizer: the pre-training's, as the paper keeps it; default: a fresh AdamW.
@@ -103,6 +105,8 @@ def search_curriculum(
         batch_size: samples per forward pass of measuring.
         describe: a training item -> text; the policy then keeps three examples of both ends.
         out: folder; the search goes on from it after an interruption, to the same result. The policy is saved there.
+            Other arguments or data are refused, as far as samples have bytes to compare (not images, nor those that
+            differ at each look).
         seed: in [0, 2**63).
 
     Returns:
@@ -110,12 +114,14 @@ def search_curriculum(
         ``update=None``: the agent's mean reward at the end).
 
     Raises:
-        ValueError: empty data, features of other data, a pool larger than the data.
+        ValueError: empty data, features of other data (another number of samples, or log-likelihoods that are not
+            the model's of these samples), a pool larger than the data.
         TamisError: a loss or reward that is not finite, a model without logits or forward-mode derivatives, a journal
             of another search.
 
     Warns:
-        UserWarning: validation samples that are training samples too; first-order rewards that the exact ones deny.
+        UserWarning: samples that are in two of training, validation and selection data; first-order rewards that the
+            exact ones deny.
         NoEffectWarning: no update improved the model.
     """
     check_choice("reward", reward, ("first_order", "exact"))
@@ -125,6 +131,9 @@ def search_curriculum(
     check_range("probe_lr", probe_lr, low=0, high=1, open_low=True)
     model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     _check_data(train, validation, features, rounds, selection)
+    prints = {"training": _prints(train), "validation": _prints(validation), "selection": _prints(selection)}
+    _warn_of_overlap(prints)
+    seen = _check_features(features, model, train, prints["training"], collate, sample_loss_of(loss))
     if selection is None:
         validation, selection = _every_second(validation, 0), _every_second(validation, 1)
     names = sorted(features.groups)  # the order in which a policy's file keeps them
@@ -137,8 +146,10 @@ def search_curriculum(
     config = {
         "search": "curriculum", "features": features.digest(), "model": fingerprint(dict(model.state_dict())),
         "reward": reward, "agent": str(agent), "probe_lr": probe_lr, "probes": probes, "candidates": candidates,
-        "lookahead": [lookahead, lookahead_lr], "update": str(update), "seed": check_seed(seed),
-        "held_out": [len(validation), len(selection)],
+        "lookahead": [lookahead, lookahead_lr, lookahead > 1 and batch_size], "update": str(update),
+        "seed": check_seed(seed), "rounds": list(rounds), "held_out": [len(validation), len(selection)],
+        "held_out_data": [fingerprint(prints["validation"]), fingerprint(prints["selection"])],
+        "loss": loss if isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__name__),
         "optimizer": type(optimizer).__name__, "scheduler": type(scheduler).__name__,
     }  # fmt: skip
     folder = None if out is None else Path(out)
@@ -149,6 +160,7 @@ def search_curriculum(
         batch_size=check_int("batch_size", batch_size, low=1),
         steps=Steps(Journal(None if folder is None else folder / "journal.jsonl", config)),
         states=States(model, optimizer, scheduler, None if folder is None else folder / "states"),
+        prints=prints["training"], forwards=seen,
     )  # fmt: skip
     policy = run.all_rounds(features, tuple(rounds))
     if folder is not None and rank() == 0:
@@ -165,22 +177,54 @@ def _check_data(train: Any, validation: Any, features: CurriculumFeatures, round
         raise ValueError(f"features: of {len(features)} samples, but train has {len(train)}; take its own features")
     if len(validation) < (2 if selection is None else 1) or (selection is not None and not len(selection)):
         raise ValueError(f"validation: {len(validation)} samples; must be enough for reward and selection")
+
+
+def _prints(data: Any) -> list[str] | None:
+    """Fingerprint of each sample; None if they have no bytes of their own (images), or others at each look (noise)."""
+    if data is None:
+        return None
     try:
-        held_out = {_item_print(validation[i]) for i in range(len(validation))}
-        shared = sum(_item_print(train[i]) in held_out for i in progress_bar(range(len(train)), desc="overlap"))
-    except TypeError:  # items without bytes of their own, e.g. images: cannot be compared
-        return
-    if shared and rank() == 0:
-        warnings.warn(
-            f"{shared} training samples are validation samples too: the reward will favour them for the wrong reason; "
-            "take them out of one of the two",
-            UserWarning,
-            stacklevel=3,
-        )
+        prints = [_item_print(data[i]) for i in progress_bar(range(len(data)), desc="fingerprints")]
+    except TypeError:
+        return None
+    return prints if not prints or prints[0] == _item_print(data[0]) else None
 
 
 def _item_print(item: Any) -> str:
-    return fingerprint(item if isinstance(item, dict) else list(item) if isinstance(item, tuple) else item)
+    return fingerprint(item if isinstance(item, dict) else list(item) if isinstance(item, tuple) else item)[-32:]
+
+
+def _warn_of_overlap(prints: dict[str, list[str] | None]) -> None:
+    for one, other in itertools.combinations(prints, 2):
+        known = set(prints[other] or ())
+        shared = sum(p in known for p in prints[one] or ())
+        if shared and rank() == 0:
+            warnings.warn(
+                f"{shared} {one} samples are {other} samples too: what is measured there will favour them for the "
+                "wrong reason; take them out of one of the two",
+                UserWarning,
+                stacklevel=3,
+            )
+
+
+def _check_features(
+    features: CurriculumFeatures, model: nn.Module, train: Any, prints: list[str] | None, collate: Any, loss: SampleLoss
+) -> int:
+    """Compare a few log-likelihoods with the model's, where `curriculum_features` took them: samples looked at."""
+    name = "log_likelihood"
+    if prints is None or features.columns.get(name) != ("sum", "per_token"):
+        return 0
+    places = sorted({len(train) * k // 8 for k in range(8)})
+    with evaluating(model), torch.no_grad():
+        now = -loss(model, make_batch(train, places, collate, model))[0].double().cpu()
+    then = features.column(name, "sum")[places].double()
+    finite = torch.isfinite(now)  # else the search itself names the sample
+    if not torch.allclose(now[finite], then[finite], rtol=0.05, atol=0.05):  # half precision and padding
+        raise ValueError(
+            f"features: {name} of samples {places} is not what the model gives them; take the features from this "
+            "model and from train in its present order"
+        )
+    return len(places)
 
 
 def _every_second(data: Any, start: int) -> Any:

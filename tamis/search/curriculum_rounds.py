@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from tamis._core.checks import check_int, check_range
 from tamis._core.distributed import broadcast_object, parallel_map, rank, world_size
 from tamis._core.errors import NoEffectWarning, TamisError
-from tamis._core.policy import DataInfo, SearchInfo
+from tamis._core.policy import DataInfo, SearchInfo, fingerprint
 from tamis._core.progress import progress_bar
 from tamis._core.rng import numpy_generator, seed_of
 from tamis.samplers.curriculum import CLIP, CurriculumPolicy, CurriculumSampler
 from tamis.samplers.curriculum_agent import OTHER_WIDTH, WIDTHS
-from tamis.samplers.curriculum_gradient import exact_rewards, mean_loss, rewards_by
+from tamis.samplers.curriculum_gradient import exact_rewards, keeps_small_steps, mean_loss, rewards_by
 from tamis.samplers.curriculum_loss import SampleLoss, log_likelihoods, make_batch
 from tamis.samplers.curriculum_state import CurriculumFeatures
 from tamis.search.curriculum_states import States, Steps
@@ -82,7 +82,8 @@ class Rounds:
     out: Path | None
     steps: Steps
     states: States
-    forwards: int = 0
+    prints: list[str] | None  # of each training sample
+    forwards: int  # samples that went through the model so far; a backward pass counts as two
     agreement: float | None = None
 
     def all_rounds(self, features: CurriculumFeatures, rounds: tuple[int, ...]) -> CurriculumPolicy:
@@ -169,9 +170,11 @@ class Rounds:
 
                 items = [int(p) for p in positions]
                 self.forwards += len(items) * (len(self.validation) + 3)
-                records = self.steps.do_many(items, compute, at_once=world_size())
+                of = [self.print_of(chosen[[i]]) for i in items]
+                records = self.steps.do_many(items, compute, at_once=world_size(), of=of)
                 return np.array([record["reward"] for record in records])
 
+            self.forwards += len(self.validation)  # the loss before any step
             return probe
         measure: list[Callable[..., np.ndarray]] = []
 
@@ -194,12 +197,14 @@ class Rounds:
             starts,
             lambda items: [{"phase": "rewards", "values": values} for values in parallel_map(chunk, items)],
             at_once=world_size(),
+            of=[self.print_of(chosen[start : start + CHUNK]) for start in starts],
         )
         table = np.concatenate([np.array(record["values"]) for record in records])
         held = len(self.validation)
         path = 2 * held + 3 * self.lookahead * min(self.batch_size, held)  # with the loss at both of its ends
         self.forwards += 2 * len(chosen) + (3 * held if self.lookahead == 1 else path)
-        if self.probes and self.lookahead == 1:  # what lies ahead is meant to differ from one step
+        # what lies ahead is meant to differ from one step
+        if self.probes and self.lookahead == 1 and keeps_small_steps(self.model):
             self.check_first_order(number, chosen, table)
         return lambda positions: table[positions]
 
@@ -207,7 +212,7 @@ class Rounds:
         """Compare with a few exact rewards; warn if they rank otherwise."""
         picks = numpy_generator(self.seed, number, 2).permutation(len(chosen))[: self.probes]
         record = self.steps.do(lambda: {"phase": "check", "exact": self.exact(chosen[picks]).tolist()})
-        self.forwards += len(picks) * (len(self.validation) + 3)
+        self.forwards += len(picks) * (len(self.validation) + 3) + len(self.validation)
         if len(picks) < 3:
             return
         ranks = np.argsort(np.argsort([table[picks], record["exact"]], axis=1), axis=1).astype(float)
@@ -255,7 +260,11 @@ class Rounds:
         at, kept, bad, look = state, state, 0, 0
         for look in progress_bar(range(looks), desc=f"updates, round {number + 1}"):
             name = f"round-{number}-{look}"
-            record = self.steps.do(lambda: self.updates(sampler, number, look, at, name))  # noqa: B023
+            indices = np.concatenate(list(sampler.indices(look, 0)))
+            record = self.steps.do(
+                lambda: self.updates(indices, number, look, at, name),  # noqa: B023
+                of=self.print_of(indices),
+            )
             self.forwards += 3 * each + len(self.selection)
             better, old = record["loss"] < best, at
             at, bad = name, 0 if better else bad + 1
@@ -275,12 +284,11 @@ class Rounds:
         self.states.be(state)
         return _finite(mean_loss(self.model, self.batches(self.selection), self.loss), None)
 
-    def updates(self, sampler: CurriculumSampler, number: int, look: int, state: str, name: str) -> dict[str, Any]:
-        """``eval_every`` updates from ``state``, kept as ``name``; their selection loss."""
+    def updates(self, indices: np.ndarray, number: int, look: int, state: str, name: str) -> dict[str, Any]:
+        """``eval_every`` updates from ``state`` on ``indices``, kept as ``name``; their selection loss."""
         self.states.be(state)
         self.states.now = ""  # in no named state until the end
         update, optimizer = self.update or UpdateConfig(), self.states.optimizer
-        indices = np.concatenate(list(sampler.indices(look, 0)))
         training = self.model.training
         self.model.train()
         with _seeded(seed_of(self.seed, number, look, 4)):
@@ -293,11 +301,15 @@ class Rounds:
                     self.states.scheduler.step()
             optimizer.zero_grad(set_to_none=True)
         self.model.train(training)
-        loss = mean_loss(self.model, self.batches(self.selection), self.loss)
         self.states.save(name)
+        loss = mean_loss(self.model, self.batches(self.selection), self.loss)
         return {"phase": "update", "loss": _finite(loss, None)}
 
     # ---- data
+
+    def print_of(self, indices: np.ndarray) -> str | None:
+        """Fingerprint of training samples, in order; None if they have none."""
+        return None if self.prints is None else fingerprint([self.prints[i] for i in indices])
 
     def exact(self, indices: Any, before: float | None = None) -> np.ndarray:
         singles = (self.batch(self.train, [index]) for index in indices)

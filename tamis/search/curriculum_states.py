@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tamis._core.distributed import broadcast_object, rank
+from tamis._core.distributed import broadcast_object, is_distributed, rank
 from tamis._core.errors import TamisError
 from tamis.search.journal import Journal
 
@@ -28,20 +28,42 @@ class Steps:
         self.journal = journal
         self.count = 0
 
-    def do(self, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def do(self, compute: Callable[[], dict[str, Any]], of: str | None = None) -> dict[str, Any]:
         """The next step's record: from the journal, else ``compute()``, on disk when this returns."""
-        return self.do_many([0], lambda _: [compute()])[0]
+        return self.do_many([0], lambda _: [compute()], of=[of])[0]
 
     def do_many(
-        self, items: list[Any], compute: Callable[[list[Any]], list[dict[str, Any]]], at_once: int = 1
+        self,
+        items: list[Any],
+        compute: Callable[[list[Any]], list[dict[str, Any]]],
+        at_once: int = 1,
+        of: list[str | None] | None = None,
     ) -> list[dict[str, Any]]:
-        """The next ``len(items)`` steps, computed ``at_once`` at a time; every rank gets rank 0's records."""
+        """The next ``len(items)`` steps, computed ``at_once`` at a time; every rank gets rank 0's records.
+
+        Args:
+            items: what each step is computed from.
+            compute: items -> their records.
+            at_once: steps between two writes.
+            of: fingerprint of the data of each step, kept with its record; None where there is none.
+
+        Raises:
+            TamisError: a step in the journal is of other data.
+        """
+        of = of or [None] * len(items)
         first, self.count = self.count, self.count + len(items)
         missing = [k for k in range(len(items)) if first + k not in self.journal.records]
+        for k in set(range(len(items))) - set(missing):
+            if self.journal.records[first + k].get("of") != of[k]:
+                raise TamisError(
+                    f"{self.journal.path}: step {first + k} is of other data: train or its order has changed; use "
+                    "another out=, or the same data, to go on"
+                )
         for at in range(0, len(missing), at_once):
             part = missing[at : at + at_once]
             records = broadcast_object(compute([items[k] for k in part]))
-            self.journal.append([{"trial": first + k, **r} for k, r in zip(part, records, strict=True)])
+            known = [{} if of[k] is None else {"of": of[k]} for k in part]
+            self.journal.append([{"trial": first + k, **o, **r} for k, o, r in zip(part, known, records, strict=True)])
         return [self.journal.records[first + k] for k in range(len(items))]
 
 
@@ -61,13 +83,16 @@ class States:
         self.now = ""  # the name of the state that the model is in
 
     def save(self, name: str) -> None:
-        """Keep the present state as ``name``."""
+        """Keep the present state as ``name``; on several processes that of rank 0, which all are in afterwards."""
         tensors: dict[str, Tensor] = {}
         parts = {"model": self.model.state_dict()}
         for part in ("optimizer", "scheduler"):
             if getattr(self, part) is not None:
                 parts[part] = getattr(self, part).state_dict()
         text = json.dumps(_flatten(parts, "", tensors))
+        if is_distributed():  # each trained a copy, and kernels need not be equal to the last bit
+            tensors, text = broadcast_object((tensors, text))
+            self._load(tensors, text)
         self.now = name
         if self.folder is None:
             self.memory[name] = tensors, text
@@ -100,12 +125,15 @@ class States:
             with safe_open(self._path(name), "pt") as file:
                 text = file.metadata()["state"]
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no iterator)
+        self._load(tensors, text)
+        self.now = name
+
+    def _load(self, tensors: dict[str, Tensor], text: str) -> None:
         parts = _unflatten(json.loads(text), tensors)
         self.model.load_state_dict(parts["model"])
         for part in ("optimizer", "scheduler"):
             if part in parts and getattr(self, part) is not None:
                 getattr(self, part).load_state_dict(parts[part])
-        self.now = name
 
     def has(self, name: str) -> bool:
         """True if ``name`` was saved."""

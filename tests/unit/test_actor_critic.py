@@ -125,6 +125,19 @@ def test_training_is_a_pure_function_of_its_arguments():
     assert all(torch.equal(a, b) for a, b in zip(first.scorer.parameters(), again.scorer.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("trailing", [1, 3])
+def test_the_trailing_sum_is_of_so_many_steps(trailing):
+    seen = []
+
+    def rewards(indices):
+        seen.append(float(indices[0]))
+        return indices.astype(float)
+
+    config = AgentConfig(steps=12, warm_up=4, hidden=(4, 4), observe="chosen", trailing=trailing, keep_every=1)
+    found = train_agent(torch.randn(20, 2, generator=torch_generator(1)), rewards, {"x": 2}, pool=3, config=config)
+    assert np.allclose(found.history, [np.mean(seen[k + 1 - trailing : k + 1]) for k in range(4, 12)])
+
+
 def test_bad_input_is_named():
     x = torch.zeros(9, 7)
     with pytest.raises(ValueError, match="pool=10: must be <= the 9 samples"):

@@ -39,9 +39,11 @@ def test_frequencies_and_summaries_equal_the_reference(sentences):
 
 def test_frequencies_of_distinct_ngrams_sum_to_one():
     ids, lengths = token_ids(TEXT)
-    for counts, sizes in ngram_counts(ids, lengths, 3):
-        assert np.isclose((1 / counts / len(counts) * counts).sum(), 1)
-        assert np.isclose((counts / len(counts) / counts).sum(), 1)
+    rows = np.split(ids, np.cumsum(lengths)[:-1])
+    for n, (counts, sizes) in enumerate(ngram_counts(ids, lengths, 3), 1):
+        grams = [tuple(row[k : k + n].tolist()) for row in rows for k in range(len(row) - n + 1)]
+        frequency = dict(zip(grams, counts / len(counts), strict=True))
+        assert np.isclose(sum(frequency.values()), 1)
         assert sizes.sum() == len(counts)
 
 
@@ -199,6 +201,21 @@ def test_log_likelihood_equals_the_reference_and_restores_the_mode():
     assert np.allclose(got[:, 0], got[:, 1])
 
 
+def test_auto_shifts_the_labels_of_causal_models_only():
+    import transformers as hf
+
+    small = dict(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    batch = {"input_ids": torch.tensor([[1, 2, 3, 4]]), "labels": torch.tensor([[1, 0, 1, 1]])}
+    for kind in (hf.BertForTokenClassification, hf.BertForMaskedLM):
+        with pytest.raises(TamisError, match=f'cannot tell .* {kind.__name__} predict: pass loss="seq2seq"'):
+            sample_loss(kind(hf.BertConfig(**small)), batch)
+    decoder = hf.BertLMHeadModel(hf.BertConfig(**small, is_decoder=True))
+    for model in (hf.LlamaForCausalLM(hf.LlamaConfig(**small)), decoder):
+        model.eval()
+        assert torch.equal(sample_loss(model, batch)[0], sample_loss(model, batch, "causal")[0])
+        assert sample_loss(model, batch)[1].tolist() == [3]
+
+
 def test_half_precision_logits_are_summed_in_float32():
     model, x = classifier(), torch.randn(4, 6, generator=torch_generator(3))
     labels = torch.tensor([0, 1, 2, 3])
@@ -225,7 +242,7 @@ def test_bad_input_is_named():
     items = [{"input_ids": torch.zeros(3, dtype=torch.long), "labels": torch.full((3,), -100)}]
     with pytest.raises(TamisError, match="truncate everything"):
         log_likelihoods(Decoder(), items, loss="seq2seq")
-    with pytest.raises(TamisError, match="has no config"):
+    with pytest.raises(TamisError, match=r'cannot tell .* Decoder predict: pass loss="seq2seq"'):
         sample_loss(Decoder(), {"input_ids": torch.zeros(1, 3, dtype=torch.long), "labels": torch.zeros(1, 3).long()})
     with pytest.raises(TamisError, match="no logits"):
         sample_loss(_NoLogits(), {"x": torch.zeros(1, 2), "labels": torch.zeros(1).long()})

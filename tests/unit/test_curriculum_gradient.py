@@ -109,6 +109,42 @@ def test_a_sample_without_targets_has_reward_zero_and_an_own_step_helps():
     assert mean_loss(model, batches, LOSS) > 0
 
 
+def test_a_loss_of_one_s_own_is_given_the_model_itself():
+    model, items = nn.Linear(6, 3), [(x, y) for x, y in tiny_classifier()[1]]
+
+    def by_hand(given, batch):
+        assert type(given) is nn.Linear
+        logits = batch[0] @ given.weight.T + given.bias  # without a call of the model
+        return nn.functional.cross_entropy(logits, batch[1], reduction="none"), torch.ones_like(batch[1])
+
+    batch, found = make_batch(items, range(20), None, model), []
+    for loss in (LOSS, by_hand):
+        found.append(first_order_rewards(model, batch, validation_gradient(model, [batch], loss), 1e-3, loss))
+    assert np.abs(found[0]).min() > 0
+    assert np.allclose(*found, rtol=1e-4)
+
+
+def test_a_device_without_memory_is_not_taken_for_a_model_without_derivatives():
+    model, items = tiny_classifier()
+
+    def full(given, batch):
+        raise torch.OutOfMemoryError("out of memory")
+
+    gradient = {name: torch.ones_like(p) for name, p in model.named_parameters()}
+    with pytest.raises(torch.OutOfMemoryError):
+        first_order_rewards(model, make_batch(items, [0], None, model), gradient, 1.0, full)
+
+
+def test_steps_that_half_precision_would_swallow_are_refused():
+    model, items = tiny_classifier()
+    items = [(x.bfloat16(), y) for x, y in items]
+    batch = make_batch(items, range(10), None, model.bfloat16())
+    with pytest.raises(TamisError, match=r'reward="exact": .* below float32, .*; call model.float\(\) first'):
+        exact_rewards(model, [batch], lambda: [batch], 1e-4, LOSS)
+    with pytest.raises(TamisError, match=r"lookahead > 1: .* below float32"):
+        path_gradient(model, [batch], LOSS, steps=3, lr=0.1)
+
+
 def test_what_cannot_be_differentiated_or_measured_is_said():
     model, items = tiny_t5()
     with pytest.raises(TamisError, match="no target token"):

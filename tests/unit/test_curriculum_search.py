@@ -70,9 +70,10 @@ def test_without_updates_the_model_is_untouched_and_exact_probes_are_the_paper_s
     chosen = AgentConfig(**{**vars(AGENT), "observe": "chosen"})
     exact = search_curriculum(model, train, held_out, table, agent=chosen, reward="exact", **settings)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    # 10 reward samples: 60 probes of 13 forwards; one gradient, 40 samples, 16 checks
-    assert exact.search.budget["sample_forwards"] == 60 * 13
-    assert first.search.budget["sample_forwards"] == 3 * 10 + 2 * 40 + 16 * 13
+    # a look at 8 features, 10 reward samples: their loss before, 60 probes of 13 forwards
+    assert exact.search.budget["sample_forwards"] == 8 + 10 + 60 * 13
+    # one gradient, 40 samples, the loss before, 16 checks
+    assert first.search.budget["sample_forwards"] == 8 + 3 * 10 + 2 * 40 + 10 + 16 * 13
     assert exact.search.score != first.search.score
 
 
@@ -142,7 +143,7 @@ def test_lookahead_is_counted_and_goes_without_probes():
     near = search_curriculum(model, train, held_out, features_of(model, train), **settings)
     far = search_curriculum(model, train, held_out, features_of(model, train), lookahead=5, **settings)
     # 10 reward samples: the loss at both ends of 5 steps on one batch of all; 40 samples; no probes
-    assert far.search.budget["sample_forwards"] == 2 * 10 + 5 * 3 * 10 + 2 * 40
+    assert far.search.budget["sample_forwards"] == 8 + 2 * 10 + 5 * 3 * 10 + 2 * 40
     assert far.search.config["agreement"] is None
     assert not torch.equal(near(features_of(model, train)), far(features_of(model, train)))
     with pytest.raises(ValueError, match="lookahead=0"):
@@ -244,14 +245,41 @@ def test_bad_input_is_named(tmp_path):
         search_curriculum(model, train, held_out, table, **{**quick, "rounds": (41,)})
     with pytest.warns(UserWarning, match="2 training samples are validation samples too"):
         search_curriculum(model, train, [*held_out, *train[:2]], table, **quick)
+    with pytest.warns(UserWarning, match="3 training samples are selection samples too"):
+        search_curriculum(model, train, held_out, table, selection=train[:3], **quick)
+    with pytest.warns(UserWarning, match="4 validation samples are selection samples too"):
+        search_curriculum(model, train, held_out, table, selection=held_out[:4], **quick)
+    with pytest.raises(ValueError, match=r"features: log_likelihood of samples .* is not what the model gives them"):
+        search_curriculum(model, train[::-1], held_out, table, **quick)
     broken = [(torch.full((6,), float("nan")), 0), *train[1:]]
     with pytest.raises(TamisError, match="reward of sample 0: nan"):
         search_curriculum(model, broken, held_out, table, **quick)
     search_curriculum(model, train, held_out, table, out=tmp_path, **quick)
     with pytest.raises(TamisError, match="another search: seed differ"):
         search_curriculum(model, train, held_out, table, out=tmp_path, seed=1, **quick)
+    with pytest.raises(TamisError, match="another search: rounds differ"):
+        search_curriculum(model, train, held_out, table, out=tmp_path, **{**quick, "rounds": (8,)})
+    with pytest.raises(TamisError, match="another search: loss differ"):
+        search_curriculum(model, train, held_out, table, out=tmp_path, loss="classifier", **quick)
+    mended = [(held_out[0][0] + 1, held_out[0][1]), *held_out[1:]]
+    with pytest.raises(TamisError, match="another search: held_out_data differ"):
+        search_curriculum(model, train, mended, table, out=tmp_path, **quick)
+    other = [train[0], (train[1][0] + 1, train[1][1]), *train[2:]]  # no sample whose feature is looked at
+    with pytest.raises(TamisError, match="step 0 is of other data: train or its order has changed"):
+        search_curriculum(model, other, held_out, table, out=tmp_path, **quick)
     header = json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[0])
     assert header["config"]["search"] == "curriculum"
+
+
+def test_half_precision_goes_without_probes():
+    model, items = tiny_classifier()
+    train, held_out = split([(x.bfloat16(), y) for x, y in items])
+    quick = dict(rounds=(4,), agent=AGENT, update=None)
+    table = features_of(model.bfloat16(), train)
+    found = search_curriculum(model, train, held_out, table, **quick)
+    assert found.search.config["agreement"] is None
+    with pytest.raises(TamisError, match="below float32"):
+        search_curriculum(model, train, held_out, table, reward="exact", **quick)
 
 
 def test_a_search_stopped_by_a_bad_sample_loses_nothing(tmp_path, monkeypatch):

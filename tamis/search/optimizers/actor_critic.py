@@ -54,15 +54,15 @@ Rewards = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """Hyper-parameters of the agent; the defaults are the paper's where it states them.
+    """Hyper-parameters of the agent; the paper's where it states them, but for ``steps`` and ``observe``.
 
     Attributes:
-        steps: environment steps, after the warm-up one update each; 20,000 in the paper.
+        steps: environment steps, after the warm-up one update each; 20,000 in the paper, which sees one reward a step.
         warm_up: steps with uniform actions and no update.
         replay: pools remembered.
         mix: share of the online weights that the target takes over at each update.
         hidden: widths of actor and critic.
-        observe: ``"all"`` rewards of a pool, or only that of the ``"chosen"`` candidate.
+        observe: ``"all"`` rewards of a pool, or only that of the ``"chosen"`` candidate, as in the paper.
         explore: probability of a uniform action at the first step; falls linearly to 0.
         batch: pools per update.
         lr: of Adam, for actor and critic.
@@ -204,7 +204,7 @@ def train_agent(
         reward = _finite(rewards(asked), asked)
         observed += len(asked)
         learner.remember(step, candidates, chosen, reward)
-        window = [*window[1 - config.trailing :], float(reward[chosen if config.observe == "all" else 0])]
+        window = [*window, float(reward[chosen if config.observe == "all" else 0])][-config.trailing :]
         if step >= config.warm_up:
             learner.update(int(other))
             if (step + 1) % config.keep_every == 0 or step + 1 == config.steps:
