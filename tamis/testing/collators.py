@@ -31,9 +31,10 @@ class CollatorContract:
     num_frames: int
 
     def make(self) -> Setup:
-        """A fresh collator and its samples."""
-        setup: Setup = resolve(self.factory)()
-        return setup
+        """A fresh collator, told its epoch, and its samples."""
+        collate, samples = resolve(self.factory)()
+        collate.set_epoch(0)
+        return collate, samples
 
     def test_exactly_t_sorted_frames_whatever_the_clip(self) -> None:
         collate, samples = self.make()
@@ -53,6 +54,23 @@ class CollatorContract:
         whole = collate(samples)
         alone = [collate([sample]) for sample in reversed(samples)][::-1]
         _same(whole, {name: torch.cat([batch[name] for batch in alone]) for name in whole})
+
+    def test_running_workers_see_the_epoch(self) -> None:
+        collate, samples = self.make()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads
+            loader = DataLoader(
+                _Listed(samples),
+                len(samples),
+                collate_fn=collate,
+                num_workers=1,
+                persistent_workers=True,
+                multiprocessing_context="fork",
+            )
+            for epoch in (0, 1, 7):
+                collate.set_epoch(epoch)
+                (there,) = loader
+                _same(collate(samples), there)
 
     def test_workers_change_nothing(self) -> None:
         collate, samples = self.make()

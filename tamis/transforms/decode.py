@@ -212,7 +212,7 @@ class PyAVFrames(VideoFrames):
         import av
 
         content = io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source
-        with av.open(content, options={"ignore_editlist": "1"}) as container:
+        with av.open(content, mode="r", options={"ignore_editlist": "1"}) as container:
             return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
 
     def _read(self, indices: np.ndarray, size: Size | None) -> torch.Tensor:

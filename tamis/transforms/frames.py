@@ -5,6 +5,7 @@
 
 Two passes over a clip: features of its candidate frames, read at thumbnail size, then the chosen frames, exact. The
 selected frames are a pure function of (clip, selector, seed, epoch), so workers, ranks and batch order change nothing.
+A selector that draws needs to be told the epoch: ``tamis.callbacks.attach(trainer, collate)``.
 The method is in `frames_policy`; the files are read by `decode`.
 """
 
@@ -25,15 +26,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tamis._core.checks import check_choice, check_int
-from tamis._core.errors import PolicyError, TamisError
+from tamis._core.errors import NoEffectWarning, PolicyError, TamisError
 from tamis._core.rng import check_seed
 from tamis.transforms.decode import BACKENDS, VideoError, VideoFrames, open_video
 from tamis.transforms.frames_encoder import FrameEncoder, PixelEncoder
 from tamis.transforms.selectors import ClipView, FrameSelector, UniformFrames
 
-__all__ = ["FrameSelectionCollator"]
+__all__ = ["FrameSelectionCollator", "clip_identity"]
 
 IGNORED_LABEL = -100  # what cross-entropy passes over
+_SKIPPED, _EPOCH, _FIRST = range(3)  # in shared memory; the epoch is -1 until it is told
 
 
 class FrameSelectionCollator:
@@ -56,10 +58,15 @@ class FrameSelectionCollator:
         short: a clip with fewer than T frames: ``"repeat"`` its last frame, or ``"error"``.
         on_error: a video that cannot be read: ``"raise"``, or ``"skip"``: another sample of the batch takes its place
             with the label -100, so that the batch stays whole and the loss passes over it; a warning gives the count,
-            and ``skipped`` counts on (over all workers).
+            and ``skipped`` counts on (over all workers). A batch without any readable video is an error, because a
+            loss over no labels is not a number.
         backend: how to read files: ``"auto"``, ``"torchcodec"`` or ``"pyav"``.
-        cache_dir: keep features here, one file a clip; the encoder must have a ``digest()``.
+        cache_dir: keep features here, one file a clip; the encoder must have a ``digest()``, and videos must not be
+            bare torchcodec decoders, which do not say what file they read (those of `datasets.Video()` do).
         seed: for selectors that draw.
+
+    Warns:
+        NoEffectWarning: a clip is drawn from again, but `set_epoch` was never called: it gets the same frames.
 
     Raises:
         PolicyError: the policy's features are not the encoder's.
@@ -100,9 +107,13 @@ class FrameSelectionCollator:
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         if self.cache_dir is not None and not hasattr(self.encoder, "digest"):
             raise TypeError("cache_dir: the encoder has no digest(); give it one that changes with its weights")
-        self.seed, self.epoch = check_seed(seed), 0
-        self._skipped = torch.zeros(1, dtype=torch.int64)
-        self._skipped.share_memory_()  # type: ignore[no-untyped-call]  # one count for all workers
+        self.seed = check_seed(seed)
+        self._shared = torch.tensor([0, -1, 0])
+        self._shared.share_memory_()  # type: ignore[no-untyped-call]  # with all workers
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._shared.share_memory_()  # type: ignore[no-untyped-call]
 
     def __call__(self, samples: Sequence[Any]) -> dict[str, Any]:
         videos, labels = zip(*(self._split(sample) for sample in samples), strict=True)
@@ -118,9 +129,12 @@ class FrameSelectionCollator:
                 done.append(None)
         good = [clip for clip in done if clip is not None]
         if not good:
-            raise VideoError("no video of the batch can be read: " + "; ".join(problems))
+            raise VideoError(
+                f"no video of the batch can be read: {'; '.join(problems)}; on_error='skip' needs one that can in each "
+                "batch: use a larger batch size (1 cannot skip), or take these files out of the data"
+            )
         if problems:
-            self._skipped += len(problems)
+            self._shared[_SKIPPED] += len(problems)
             warnings.warn(
                 f"FrameSelectionCollator: skipped {len(problems)} of {len(done)} videos: {'; '.join(problems)}",
                 stacklevel=2,
@@ -140,11 +154,16 @@ class FrameSelectionCollator:
     @property
     def skipped(self) -> int:
         """Videos skipped so far, by this collator and its copies in workers."""
-        return int(self._skipped)
+        return int(self._shared[_SKIPPED])
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that draws depend on, 0 until it is told."""
+        return max(0, int(self._shared[_EPOCH]))
 
     def set_epoch(self, epoch: int) -> None:
-        """Another draw for selectors that draw; call it before the loader is iterated (not with persistent workers)."""
-        self.epoch = check_int("epoch", epoch, low=0)
+        """Another draw for selectors that draw, also in workers that are running; call it before each epoch."""
+        self._shared[_EPOCH] = check_int("epoch", epoch, low=0)
 
     def select(self, source: Any) -> np.ndarray:
         """The frames of one video: int64 [T], sorted, numbers of the file's own frames."""
@@ -167,16 +186,20 @@ class FrameSelectionCollator:
             uniform = UniformFrames().select(ClipView(clip.num_frames), self.num_frames)
             return contact_sheet(clip, chosen, uniform, places, self.selector.scores(view), path)
 
-    def view(self, clip: VideoFrames, source: Any) -> tuple[ClipView, np.ndarray]:
+    def view(self, clip: VideoFrames, source: Any) -> tuple[_View, np.ndarray]:
         """What the selector sees of an open video, and the frame number of each candidate: int64 [m]."""
-        total, identity = clip.num_frames, _identity(source)
-        key = (self.seed, self.epoch, int(hashlib.sha256(identity).hexdigest()[:15], 16))
+        total = clip.num_frames
+
+        def key() -> tuple[int, ...]:
+            name = hashlib.sha256(clip_identity(source) or _ends(source)).hexdigest()
+            return self.seed, self.epoch, int(name[:15], 16)
+
         if not self.selector.needs_features:
-            return ClipView(total, None, clip.times, key), np.arange(total)
+            return _View(total, None, clip.times, key), np.arange(total)
         count = min(total, self.candidates)
         places = (2 * np.arange(count, dtype=np.int64) + 1) * total // (2 * count)
         times = None if clip.times is None else clip.times[places]
-        return ClipView(count, self._features(clip, places, identity), times, key), places
+        return _View(count, self._features(clip, places, source), times, key), places
 
     def _clip(self, source: Any, name: str) -> tuple[torch.Tensor, np.ndarray]:
         with closing(open_video(source, name, backend=self.backend)) as clip:
@@ -187,12 +210,36 @@ class FrameSelectionCollator:
                 )
             view, places = self.view(clip, source)
             frames = places[self.selector.select(view, self.num_frames)]
+            for key in view.made:
+                self._check_told(key[-1])
             return clip.frames(frames), frames
 
-    def _features(self, clip: VideoFrames, places: np.ndarray, identity: bytes) -> np.ndarray:
+    def _check_told(self, clip: int) -> None:
+        """Warn once if the first clip that was drawn from comes again, and nobody ever told the epoch."""
+        if self._shared[_EPOCH] >= 0:
+            return
+        if self._shared[_FIRST] == 0:
+            self._shared[_FIRST] = clip
+        elif self._shared[_FIRST] == clip:
+            self._shared[_FIRST] = -1
+            warnings.warn(
+                "FrameSelectionCollator: draws the same frames of a clip each time: set_epoch was never called; "
+                "call it before each epoch (tamis.callbacks.attach(trainer, collate) does), or once with "
+                "0 if that is what you want",
+                NoEffectWarning,
+                stacklevel=4,
+            )
+
+    def _features(self, clip: VideoFrames, places: np.ndarray, source: Any) -> np.ndarray:
         """The encoder's features of the candidates, from the cache if they are there."""
         file = None
         if self.cache_dir is not None:
+            identity = clip_identity(source)
+            if identity is None:
+                raise TypeError(
+                    f"cache_dir: video {clip.name} is a decoder, which does not say what file it reads; pass paths or "
+                    "bytes, or leave cache_dir out"
+                )
             parts = (identity, str(self.encoder.digest()).encode(), places.tobytes())
             file = self.cache_dir / f"{hashlib.sha256(b'/'.join(parts)).hexdigest()[:32]}.safetensors"
             if file.exists():
@@ -230,23 +277,56 @@ class FrameSelectionCollator:
         raise TypeError(f"sample: must be a mapping or a pair (video, label), got {type(sample).__name__}")
 
 
-def _identity(source: Any) -> bytes:
-    """Bytes that name a video: the same for the same video in any process."""
+class _View(ClipView):
+    """A view that makes its key once a selector asks for it: naming a clip may take a pass over all its bytes."""
+
+    def __init__(
+        self, size: int, features: np.ndarray | None, times: np.ndarray | None, make: Callable[[], tuple[int, ...]]
+    ) -> None:
+        self.__dict__.update(size=size, features=features, times=times, make=make, made=[])
+
+    made: list[tuple[int, ...]]
+    make: Callable[[], tuple[int, ...]]
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        if not self.made:
+            self.made.append(self.make())
+        return self.made[0]
+
+
+def clip_identity(source: Any) -> bytes | None:
+    """Bytes that name a video, the same for the same video in any process; None for a decoder of an unknown file.
+
+    Raises:
+        VideoError: a file does not exist.
+    """
+    known = getattr(source, "_hf_encoded", None)  # what `datasets.Video()` made the decoder of
+    if isinstance(known, Mapping) and (known.get("bytes") or os.path.exists(known.get("path") or "")):
+        source = known
     if isinstance(source, Mapping):
         content = source.get("bytes")
         source = content if content is not None else source.get("path")
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        state = path.stat()
+        try:
+            state = path.stat()
+        except OSError as error:
+            raise VideoError(f"video {path}: no such file") from error
         return f"{path.resolve()} {state.st_size} {state.st_mtime_ns}".encode()
     if isinstance(source, bytes):
         return hashlib.sha256(source).digest()
     if isinstance(source, (list, tuple)):
-        arrays = [np.asarray(image) for image in source]
-    elif isinstance(source, (torch.Tensor, np.ndarray)):
-        arrays = [np.asarray(source)]
-    else:  # a decoder: its first and last frame
-        arrays = [np.asarray(source.get_frames_at(indices=[0, len(source) - 1]).data)]
+        return _hashed([np.asarray(image) for image in source])
+    return _hashed([np.asarray(source)]) if isinstance(source, (torch.Tensor, np.ndarray)) else None
+
+
+def _ends(decoder: Any) -> bytes:
+    """A decoder's first and last frame: enough to draw by, since two clips that share them may share a draw."""
+    return _hashed([np.asarray(decoder.get_frames_at(indices=[0, len(decoder) - 1]).data)])
+
+
+def _hashed(arrays: list[np.ndarray]) -> bytes:
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
