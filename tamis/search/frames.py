@@ -39,12 +39,13 @@ from tamis._core.checks import check_int
 from tamis._core.distributed import broadcast_object, parallel_map, rank
 from tamis._core.policy import DataInfo, SearchInfo, fingerprint
 from tamis._core.progress import progress_bar
-from tamis._core.rng import check_seed, numpy_generator
-from tamis.search.frames_models import Fit, fit_frame_model, weighted_logits
+from tamis._core.rng import check_seed, numpy_generator, seed_of
+from tamis.search.frames_models import Fit, fit_frame_model, model_forwards, weighted_logits
 from tamis.search.frames_training import MapConfig, train_map
 from tamis.search.journal import Journal
 from tamis.search.optimizers.guided_local_search import GLSConfig, MeanLogitObjective, guided_local_search
 from tamis.transforms.decode import open_video
+from tamis.transforms.frames import clip_identity
 from tamis.transforms.frames_encoder import FrameEncoder, PixelEncoder
 from tamis.transforms.frames_policy import FramePolicy, clip_features
 
@@ -78,16 +79,17 @@ def search_frames(
     """Learn to choose frames from videos with labels.
 
     With several processes, call it on all of them: features, models and clips are dealt out, and all get the same
-    policy. Interrupted with ``out``, it goes on: features and logits are kept there, stage 1 is journaled.
+    policy. Interrupted with ``out``, it goes on: features and logits are kept there, stage 1 is journaled. Logits by a
+    ``fit`` of yours are not kept, since nobody can tell when it changes: it must give the same ones again.
 
     Args:
         videos: what `tamis.transforms.open_video` takes, or features already: float arrays [m, d].
         labels: class of each video, 0 .. C - 1.
         num_frames: n.
         encoder: features of frames; default: `PixelEncoder` fitted on the videos and stored in the policy. Not for
-            features.
+            features. With ``out`` it must have a ``digest()`` that changes with its weights.
         logits: out-of-fold logits of each video's frames, [m, C], if you have a model; else ``fit`` makes them.
-        fit: (features, labels, seed) -> model of single frames, one for each fold.
+        fit: (features, labels, seed) -> model of single frames, one for each fold; seed < 2**32.
         folds: number of models; each is asked only about videos it was not fitted on.
         clip_length: K.
         budget: most evaluations a video in stage 1, and a clip in stage 3.
@@ -96,7 +98,8 @@ def search_frames(
         time_waves: of relative time in a feature, see `FramePolicy`.
         time_weight: its weight.
         time_bins: parts of a clip whose frames' logits are weighted by how much they tell
-            (`frames_models.time_weights`); 0: not at all. Not for ``logits`` of yours.
+            (`frames_models.time_weights`; not those of ``logits`` of yours), and frames whose logits tell next to
+            nothing are no candidates of stage 1 (of all logits); 0: neither.
         time_rounds: how often the models are fitted; from the second round on, on frames drawn by the weights of the
             round before. Only for the default ``fit`` and ``time_bins`` > 0.
         map_config: stage 2.
@@ -105,6 +108,7 @@ def search_frames(
 
     Raises:
         ValueError: lengths, labels or an option out of range; the message says which.
+        TypeError: ``out``, and the encoder has no ``digest()``, or a video is a decoder of an unknown file.
         VideoError: a video cannot be read.
     """
     labels = _checked_labels(labels, len(videos), folds)
@@ -113,13 +117,16 @@ def search_frames(
     check_seed(seed)
     map_config, kept = map_config or MapConfig(), None if out is None else Path(out)
     features, encoder = _features(videos, encoder, candidates, kept, seed)
+    check_int("time_bins", time_bins, low=0)
+    check_int("time_rounds", time_rounds, low=1)
+    forwards = 0
     if logits is None:
-        check_int("time_bins", time_bins, low=0)
-        check_int("time_rounds", time_rounds, low=1)
+        own_fit = fit is not fit_frame_model
+        forwards = model_forwards(features, folds, time_rounds if time_bins else 1, trained=not own_fit)
         logits = _keep(
-            kept,
+            None if own_fit else kept,
             "logits",
-            fingerprint(features, labels, folds, seed, fit.__qualname__, time_bins, time_rounds),
+            fingerprint(features, labels, folds, seed, time_bins, time_rounds),
             lambda: weighted_logits(
                 features, labels, fit=fit, folds=folds, seed=seed, bins=time_bins, rounds=time_rounds
             ),
@@ -127,9 +134,10 @@ def search_frames(
     if [len(rows) for rows in logits] != [len(rows) for rows in features]:
         raise ValueError("logits: must be one array [m, C] a video, with a row for each candidate frame")
     options = {"num_frames": num_frames, "clip_length": clip_length, "budget": budget, "restarts": restarts}
-    config = {**options, "seed": seed, "data": fingerprint(list(logits), labels)}
+    config = {**options, "seed": seed, "telling": time_bins > 0, "data": fingerprint(list(logits), labels)}
     journal = Journal(None if kept is None else kept / "journal.jsonl", config)
-    _search_all(logits, labels, journal, options, seed)
+    places = [_telling(rows) if time_bins else np.arange(len(rows)) for rows in logits]
+    _search_all(logits, places, labels, journal, options, seed)
     chosen = [np.array(journal.records[i]["frames"]) for i in range(len(videos))]
     stacked = np.concatenate(features)
     std = stacked.std(0)
@@ -159,7 +167,11 @@ def search_frames(
         data=DataInfo(n=len(videos)),
         search=SearchInfo(
             seed=seed,
-            budget={"evaluations": evaluations, "sample_forwards": 3 * sum(map(len, features)) * max(folds - 1, 1)},
+            # a sample is one frame, through a frame model or through the map
+            budget={
+                "evaluations": evaluations,
+                "sample_forwards": forwards + (result.forwards if result else 0),
+            },
             score=result.score if result else None,
             config={**options, "folds": folds, "map": map_config.kind},
         ),
@@ -232,14 +244,20 @@ def _telling(logits: np.ndarray) -> np.ndarray:
 
 
 def _search_all(
-    logits: Sequence[np.ndarray], labels: np.ndarray, journal: Journal, options: dict[str, int], seed: int
+    logits: Sequence[np.ndarray],
+    places: list[np.ndarray],
+    labels: np.ndarray,
+    journal: Journal,
+    options: dict[str, int],
+    seed: int,
 ) -> None:
     """Stage 1 over all videos that the journal lacks, spread over the processes."""
 
     def one(number: int) -> dict[str, Any]:
-        places = _telling(logits[number])
-        chosen, cost, spent = search_clip(logits[number][places], int(labels[number]), seed=seed + number, **options)
-        chosen = places[chosen]
+        allowed = places[number]
+        own = seed_of(seed, 4, number)
+        chosen, cost, spent = search_clip(logits[number][allowed], int(labels[number]), seed=own, **options)
+        chosen = allowed[chosen]
         return {"trial": number, "frames": chosen.tolist(), "score": -cost, "evaluations": spent}
 
     missing = [i for i in range(len(labels)) if i not in journal.records]
@@ -271,6 +289,7 @@ def _features(
             return clip.frames(places, size)
 
     model: Any = encoder
+    names = [] if kept is None else _names(videos, encoder)
     if encoder is None:
         few = numpy_generator(seed, 3).permutation(len(videos))[:200]
         clips = parallel_map(lambda i: read(int(i), _THUMBNAIL), list(few))
@@ -280,7 +299,7 @@ def _features(
         with torch.inference_mode():
             return torch.as_tensor(model(read(number, model.size))).double().cpu().numpy()
 
-    digest = fingerprint(len(videos), candidates, model.digest() if hasattr(model, "digest") else "")
+    digest = "" if kept is None else fingerprint(names, candidates, model.digest())
     with progress_bar(total=len(videos), desc="frames: features") as bar:
 
         def all_features() -> list[np.ndarray]:
@@ -291,6 +310,22 @@ def _features(
             return found
 
         return _keep(kept, "features", digest, all_features), model
+
+
+def _names(videos: Sequence[Any], encoder: FrameEncoder | None) -> list[str]:
+    """What tells whether features that were kept are of these videos."""
+    if encoder is not None and not hasattr(encoder, "digest"):
+        raise TypeError("out: the encoder has no digest(); give it one that changes with its weights, or leave out out")
+    names = []
+    for number, video in enumerate(videos):
+        identity = clip_identity(video)
+        if identity is None:
+            raise TypeError(
+                f"out: videos[{number}] is a decoder, which does not say what file it reads; pass paths or bytes, or "
+                "leave out out"
+            )
+        names.append(identity.hex())
+    return names
 
 
 def _keep(folder: Path | None, name: str, digest: str, make: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:

@@ -28,19 +28,21 @@ __all__ = [
     "FrameModel",
     "fit_frame_model",
     "fit_on_frames",
+    "model_forwards",
     "out_of_fold_logits",
     "time_weights",
     "weigh",
     "weighted_logits",
 ]
 
+_EPOCHS, _SAMPLED = 40, 16
 _EVENLY = 0.03  # of the frames drawn by weight; no part of a clip is lost for good
 FrameModel = Callable[[np.ndarray], np.ndarray]  # features [m, d] -> logits of each frame [m, C]
 Fit = Callable[[list[np.ndarray], np.ndarray, int], FrameModel]
 
 
 def fit_frame_model(
-    features: list[np.ndarray], labels: np.ndarray, seed: int, *, times: np.ndarray | None = None, epochs: int = 40
+    features: list[np.ndarray], labels: np.ndarray, seed: int, *, times: np.ndarray | None = None, epochs: int = _EPOCHS
 ) -> FrameModel:
     """A model M of single frames: two layers on a frame's feature, logits averaged over random frames of a clip.
 
@@ -61,8 +63,8 @@ def fit_on_frames(
     seed: int,
     *,
     times: np.ndarray | None = None,
-    epochs: int = 40,
-    sampled: int = 16,
+    epochs: int = _EPOCHS,
+    sampled: int = _SAMPLED,
     width: int = 128,
     noise: float = 0.3,
 ) -> FrameModel:
@@ -187,11 +189,24 @@ def out_of_fold_logits(
 
     def one(number: int) -> list[tuple[int, np.ndarray]]:
         inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        model = fit([features[i] for i in inside], labels[inside], seed + number)
+        model = fit([features[i] for i in inside], labels[inside], seed_of(seed, 22, number) % 2**32)
         return [(int(i), np.asarray(model(features[i]), dtype=np.float64)) for i in outside]
 
     found = dict(pair for pairs in parallel_map(one, list(range(folds))) for pair in pairs)
     return [found[i] for i in range(len(features))]
+
+
+def model_forwards(features: list[np.ndarray], folds: int, rounds: int, *, trained: bool = True) -> int:
+    """Frames that `weighted_logits` passes through models (a step of training counts 3).
+
+    Args:
+        features: [m, d] of each video.
+        folds: models a round; each video is in the training part of all but one.
+        rounds: of fitting.
+        trained: by `fit_frame_model`; else one round, of whose training nobody knows the cost.
+    """
+    asked = sum(map(len, features))
+    return rounds * (asked + 3 * _EPOCHS * _SAMPLED * len(features) * (folds - 1)) if trained else asked
 
 
 def weighted_logits(
@@ -222,6 +237,6 @@ def weighted_logits(
     logits: list[np.ndarray] = []
     for number in range(rounds if bins and fit is fit_frame_model else 1):
         drawn = fit if times is None else functools.partial(fit_frame_model, times=times)
-        logits = out_of_fold_logits(features, labels, fit=drawn, folds=folds, seed=seed + number * folds)
+        logits = out_of_fold_logits(features, labels, fit=drawn, folds=folds, seed=seed_of(seed, 23, number))
         times = broadcast_object(time_weights(logits, labels, bins=bins)) if bins else None
     return logits if times is None else [weigh(clip, times) for clip in logits]

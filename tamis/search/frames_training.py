@@ -66,11 +66,13 @@ class MapResult:
         weights: by parameter.
         score: mean cosine between prediction and target on the held-out clips, None without any.
         losses: mean cosine distance of each epoch.
+        forwards: frames that went through the map; a step of training counts 3.
     """
 
     weights: dict[str, torch.Tensor]
     score: float | None
     losses: tuple[float, ...]
+    forwards: int
 
 
 def train_map(rows: list[np.ndarray], targets: list[np.ndarray], config: MapConfig, *, seed: int = 0) -> MapResult:
@@ -117,7 +119,8 @@ def train_map(rows: list[np.ndarray], targets: list[np.ndarray], config: MapConf
         with torch.inference_mode():
             score = 1.0 - float(cosine_distance(network(*pack([rows[i] for i in held])), wanted[held]).mean())
     weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    return MapResult(weights, score, tuple(losses))
+    forwards = 3 * config.epochs * sum(len(rows[i]) for i in used) + sum(len(rows[i]) for i in held)
+    return MapResult(weights, score, tuple(losses), forwards)
 
 
 def cosine_distance(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

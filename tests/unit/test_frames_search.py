@@ -1,6 +1,7 @@
 """Search-Map-Search end to end on planted clips: out-of-fold models, both searches, the map, resume, the policy."""
 
 import copy
+import functools
 import json
 import pickle  # noqa: TID251 -- DataLoader workers pickle the selector
 
@@ -11,8 +12,15 @@ import torch
 import tamis
 from tamis import PolicyError, TamisError
 from tamis._core.rng import numpy_generator
-from tamis.search.frames import search_clip, search_frames
-from tamis.search.frames_models import fit_frame_model, out_of_fold_logits, time_weights, weigh, weighted_logits
+from tamis.search.frames import _features, search_clip, search_frames
+from tamis.search.frames_models import (
+    fit_frame_model,
+    model_forwards,
+    out_of_fold_logits,
+    time_weights,
+    weigh,
+    weighted_logits,
+)
 from tamis.search.frames_training import MapConfig, pack, train_map
 from tamis.testing.distributed import run_distributed
 from tamis.transforms import ClipView, FrameSelectionCollator, PixelEncoder, UniformFrames
@@ -76,7 +84,9 @@ def test_stage_one_keeps_its_budget_for_any_length(m, n, length):
     assert frames.shape == (n,)
     assert frames.max() < m
     assert spent <= 700
-    assert cost <= slow.mean_logit_cost(logits, 2, [int(i) for i in range(m)] if m <= 31 else frames) + 1.0
+    assert cost == pytest.approx(slow.mean_logit_cost(logits, 2, frames), abs=1e-9)
+    others = numpy_generator(m, 1).integers(m, size=(50, n))
+    assert cost <= min(slow.mean_logit_cost(logits, 2, other) for other in others) + 1e-9
     with pytest.raises(ValueError, match="budget="):
         search_clip(logits, 2, n, clip_length=length, budget=m)
 
@@ -113,6 +123,82 @@ def test_an_interrupted_search_ends_in_the_same_policy(tmp_path):
     assert whole == first == again == tamis.load_policy(tmp_path)
     with pytest.raises(TamisError, match="journal of another search: budget"):
         search_frames(clips, labels, 3, out=tmp_path, **{**options, "budget": 301})
+
+
+class Brightness:
+    """An encoder whose features are the mean grey values times its weight."""
+
+    size = (4, 6)
+
+    def __init__(self, weight=1.0):
+        self.weight = weight
+
+    def __call__(self, frames):
+        return self.weight * frames.float().mean((1, 2)).add(1.0)
+
+    def digest(self):
+        return str(self.weight)
+
+
+def test_features_are_kept_for_the_same_videos_and_encoder_only(tmp_path):
+    rng = numpy_generator(2)
+    videos = [torch.from_numpy(rng.integers(0, 255, (6, 3, 4, 6), dtype=np.uint8)) for _ in range(4)]
+
+    def found(videos, encoder, candidates=6):
+        return np.stack(_features(videos, encoder, candidates, tmp_path, 0)[0])
+
+    first = found(videos, Brightness())
+    np.testing.assert_array_equal(first, found(videos, Brightness()))
+    np.testing.assert_array_equal(2 * first, found(videos, Brightness(2.0)))
+    np.testing.assert_array_equal(first[::-1], found(videos[::-1], Brightness()))
+    assert found(videos, Brightness(), 3).shape == (4, 3, 6)
+    without = type("Bare", (), {"size": (4, 6), "__call__": Brightness.__call__, "weight": 1.0})()
+    with pytest.raises(TypeError, match=r"out: the encoder has no digest\(\)"):
+        found(videos, without)
+    decoder = type("Decoder", (), {"get_frames_at": None})()
+    with pytest.raises(TypeError, match=r"out: videos\[1\] is a decoder"):
+        found([videos[0], decoder], Brightness())
+
+
+def constant(features, labels, seed, *, favourite):
+    assert 0 <= seed < 2**32
+    return lambda clip: np.eye(3)[np.full(len(clip), favourite)] + clip[:, 1:4]
+
+
+def test_models_of_your_own_are_asked_again_and_their_seeds_differ(tmp_path):
+    clips, labels, _ = planted(12)
+    fit = [functools.partial(constant, favourite=favourite) for favourite in (0, 1)]
+    options = {"folds": 2, "clip_length": 5, "budget": 300, "map_config": MapConfig(width=4, epochs=1)}
+    search_frames(clips, labels, 3, fit=fit[0], out=tmp_path, **options)
+    assert not (tmp_path / "logits.safetensors").exists()
+    with pytest.raises(TamisError, match="journal of another search: data"):
+        search_frames(clips, labels, 3, fit=fit[1], out=tmp_path, **options)
+    seeds = []
+
+    def noted(features, labels, seed):
+        seeds.append(seed)
+        return constant(features, labels, seed, favourite=0)
+
+    for seed in (0, 1):
+        out_of_fold_logits(clips, labels, fit=noted, folds=3, seed=seed)
+    assert len(set(seeds)) == 6
+
+
+def test_time_bins_0_keeps_all_frames_and_the_budget_counts_all_passes():
+    clips, labels, _ = planted(12)
+    rng = numpy_generator(5)
+    logits = [0.01 * rng.standard_normal((20, 3)) for _ in clips]
+    for rows, label in zip(logits, labels, strict=True):
+        rows[2] = 5 * np.eye(3)[(label + 1) % 3]  # decided, and wrong
+    options = {"logits": logits, "clip_length": 5, "budget": 300, "map_config": MapConfig(width=4, epochs=2)}
+    few = search_frames(clips, labels, 3, **options)
+    every = search_frames(clips, labels, 3, time_bins=0, **options)
+    assert float(few.profile[12]) == 1.0  # frame 2 of 20 is all that may be chosen
+    assert float(every.profile[12]) == 0.0
+    through_map = 3 * 2 * 11 * 20 + 20  # one clip of 12 is held out
+    assert every.search.budget["sample_forwards"] == through_map
+    assert model_forwards(clips, 3, 2) == 2 * (12 * 20 + 3 * 40 * 16 * 12 * 2)
+    assert model_forwards(clips, 3, 2, trained=False) == 12 * 20
 
 
 def search_on_a_rank():
