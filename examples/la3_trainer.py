@@ -13,8 +13,9 @@ import torch
 from digit_images import CLASSES, DigitImages, accuracy, fit, make_net, to_input
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
+from tamis.callbacks import attach
 from tamis.search import search_label_aware
 from tamis.transforms import LabelAwareAugment
 
@@ -33,16 +34,6 @@ class WithLoss(nn.Module):
     def forward(self, pixel_values, labels):
         logits = self.net(pixel_values)
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
-
-
-class TellEpoch(TrainerCallback):
-    """What is drawn depends on (seed, epoch, row): tell the transform the epoch; running workers see it too."""
-
-    def __init__(self, augment):
-        self.augment = augment
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.augment.set_epoch(int(state.epoch))
 
 
 def collate(rows):
@@ -77,7 +68,9 @@ def main(argv=None):
         save_strategy="no", logging_strategy="no", disable_tqdm=True, use_cpu=True,
         remove_unused_columns=False,  # or Trainer drops the image before the transform sees it
     )  # fmt: skip
-    Trainer(WithLoss(net), settings, train_dataset=train, data_collator=collate, callbacks=[TellEpoch(augment)]).train()
+    trainer = Trainer(WithLoss(net), settings, train_dataset=train, data_collator=collate)
+    attach(trainer, augment)  # tells it the epoch, on which its draws depend; running workers see it too
+    trainer.train()
     print(f"label-aware with Trainer: test accuracy {accuracy(net):.3f}")
 
 

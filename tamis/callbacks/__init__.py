@@ -1,6 +1,6 @@
-"""Seams into trainers: `attach`, `SamplerCallback`, `PruningCallback`, `ResumableLoader`.
+"""Seams into trainers: `attach`, `SamplerCallback`, `PruningCallback`, `EpochCallback`, `ResumableLoader`.
 
-The two callbacks load on first use, so that a plain loop never imports transformers.
+The callbacks load on first use, so that a plain loop never imports transformers.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from tamis.callbacks.loop import ResumableLoader
 
 if TYPE_CHECKING:
-    from tamis.callbacks.hf import PruningCallback, SamplerCallback
+    from tamis.callbacks.hf import EpochCallback, PruningCallback, SamplerCallback
 
-__all__ = ["PruningCallback", "ResumableLoader", "SamplerCallback", "attach"]
+__all__ = ["EpochCallback", "PruningCallback", "ResumableLoader", "SamplerCallback", "attach"]
 
 
 def attach(target: Any, component: Any, **options: Any) -> Any:
@@ -23,10 +23,11 @@ def attach(target: Any, component: Any, **options: Any) -> Any:
     ==============  ==========================  ===================================================================
     Trainer         sampler                     replaces the train sampler, saves and restores its state
     Trainer         regularizer or pruner       `PruningCallback` (``penalty="grad"``, or ``"loss"`` for DeepSpeed)
+    Trainer         anything with `set_epoch`   `EpochCallback`: a transform, data set or collator that draws anew
     Accelerator     anything with `state_dict`  saved and restored by ``save_state`` / ``load_state`` (``name=``)
     ==============  ==========================  ===================================================================
 
-    Attaching a second component of one kind to a Trainer replaces the first.
+    Attaching a second sampler or pruner to a Trainer replaces the first.
 
     Returns:
         The callback that was added to a Trainer; None for an Accelerator.
@@ -45,13 +46,17 @@ def attach(target: Any, component: Any, **options: Any) -> Any:
         return attach_component(target, component, **options)
     if not (hasattr(target, "_get_train_sampler") and hasattr(target, "add_callback")):
         raise TypeError(f"target={type(target).__name__}: must be a transformers Trainer or an accelerate Accelerator")
-    from tamis.callbacks.hf import attach_pruner, attach_sampler
+    from tamis.callbacks.hf import attach_epochs, attach_pruner, attach_sampler
 
     if isinstance(component, Sampler):
         return attach_sampler(target, component, **options)
     if isinstance(component, Regularizer):
         return attach_pruner(target, component, **options)
-    raise TypeError(f"component={type(component).__name__}: must be a sampler, a Regularizer or a Pruner")
+    if hasattr(component, "set_epoch"):
+        return attach_epochs(target, component, **options)
+    raise TypeError(
+        f"component={type(component).__name__}: must be a sampler, a Regularizer, a Pruner, or have set_epoch(epoch)"
+    )
 
 
 def __getattr__(name: str) -> Any:

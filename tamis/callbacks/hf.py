@@ -1,4 +1,4 @@
-"""Hugging Face Trainer: `SamplerCallback`, `PruningCallback`, and `attach`, which needs no subclass.
+"""Hugging Face Trainer: `SamplerCallback`, `PruningCallback`, `EpochCallback`, and `attach`, which needs no subclass.
 
 State travels in ``trainer_state.json`` (``state.stateful_callbacks``), which Trainer loads whatever
 ``restore_callback_states_from_checkpoint`` says; so each callback restores its component in place.
@@ -19,7 +19,7 @@ from tamis._core.state import from_jsonable, to_jsonable
 from tamis.callbacks.base import check_length, check_sampler, innermost_sampler
 from tamis.pruners.base import Pruner, Regularizer
 
-__all__ = ["PruningCallback", "SamplerCallback", "attach_pruner", "attach_sampler"]
+__all__ = ["EpochCallback", "PruningCallback", "SamplerCallback", "attach_epochs", "attach_pruner", "attach_sampler"]
 
 
 class _ComponentCallback(TrainerCallback, ExportableState):
@@ -197,6 +197,23 @@ class PruningCallback(_ComponentCallback):
             self._trainer.optimizer = self._trainer.lr_scheduler = None
 
 
+class EpochCallback(TrainerCallback):
+    """Tells a transform, data set or collator which epoch begins, so that what it draws is new in each.
+
+    Trainer itself tells a data set only where its sampler has no ``set_epoch``, and a transform or collator never.
+
+    Args:
+        component: anything with ``set_epoch(epoch)``.
+    """
+
+    def __init__(self, component: Any) -> None:
+        self.component = component
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Before the epoch's first batch; after a resume in mid-epoch too."""
+        self.component.set_epoch(int(state.epoch or 0))
+
+
 def _first_rows(loader: Any, count: int = 64) -> Any:
     """The first rows of the loader's data set as one batch on its device, the same on every rank; None for a stream."""
     from accelerate.utils import send_to_device
@@ -214,6 +231,13 @@ def attach_sampler(trainer: Any, sampler: Any) -> SamplerCallback:
     trainer._get_train_sampler = lambda train_dataset=None: sampler
     trainer.remove_callback(SamplerCallback)
     callback = SamplerCallback(sampler)
+    trainer.add_callback(callback)
+    return callback
+
+
+def attach_epochs(trainer: Any, component: Any) -> EpochCallback:
+    """Have ``trainer`` tell ``component`` each epoch; several components can be attached."""
+    callback = EpochCallback(component)
     trainer.add_callback(callback)
     return callback
 

@@ -46,8 +46,10 @@ class TransformContract:
     data_size: int = 24
 
     def make(self, seed: int = 3) -> Any:
-        """A fresh data set with its transform."""
-        return resolve(self.factory)(seed=seed)
+        """A fresh data set with its transform, told that epoch 0 begins."""
+        dataset = resolve(self.factory)(seed=seed)
+        dataset.set_epoch(0)
+        return dataset
 
     def samples(self, dataset: Dataset[Any], **loader: Any) -> list[Any]:
         """All samples in order, as bits."""

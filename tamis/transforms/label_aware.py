@@ -40,14 +40,16 @@ MODES = ("exact", "fast")
 _IMAGE_KEYS = ("image", "img")
 _LABEL_KEYS = ("label", "labels", "fine_label")
 _EPOCH, _COUNT, _SHUFFLE = range(3)
+_UNTOLD = -1  # no epoch was told yet
 
 
 class LabelAwareAugment(nn.Module):
     """Augments an image as the policy says for its label.
 
-    What it draws is a function of (seed, epoch, index, copy) where the index is known (`LabelAwareDataset`,
-    ``for_datasets(index=...)``, ``index=``), so that workers, ranks and resuming change nothing. Otherwise it is a
-    function of (seed, epoch, rank, the loader's seed for the worker, number of the call). Global generators are
+    Once `set_epoch` was called, what it draws is a function of (seed, epoch, index, copy) where the index is known
+    (`LabelAwareDataset`, ``for_datasets(index=...)``, ``index=``), so that workers, ranks and resuming change
+    nothing. Otherwise it is a function of (seed, epoch, rank, the loader's seed for the worker, number of the call):
+    new in every epoch, but not repeatable. ``attach(trainer, augment)`` calls it in Trainer. Global generators are
     never touched.
 
     Policy and epoch lie in shared memory: `update` and `set_epoch` reach workers that are already running.
@@ -68,7 +70,7 @@ class LabelAwareAugment(nn.Module):
             raise TypeError(f"policy: must be a LabelAwarePolicy, got {type(policy).__name__}")
         self.seed, self.mode = check_seed(seed), check_choice("mode", mode, MODES)
         self.classes = policy.classes
-        self._triples, self._shared = policy.triples.clone(), torch.zeros(3, dtype=torch.int64)
+        self._triples, self._shared = policy.triples.clone(), torch.tensor([_UNTOLD, 0, 0])
         self._calls = 0
         self._build()
         self.update(policy)
@@ -110,8 +112,8 @@ class LabelAwareAugment(nn.Module):
 
     @property
     def epoch(self) -> int:
-        """The epoch that draws depend on."""
-        return int(self._numbers[_EPOCH])
+        """The epoch that draws depend on; 0 before `set_epoch` was called."""
+        return max(0, int(self._numbers[_EPOCH]))
 
     def set_epoch(self, epoch: int) -> None:
         """Draw anew for this epoch, also in workers that are running."""
@@ -124,7 +126,7 @@ class LabelAwareAugment(nn.Module):
             inputs: ``image, label, ...``, a tuple or list of these, or a dict with "image" or "img" and "label",
                 "labels" or "fine_label". Images are PIL (L or RGB) or uint8 tensors [1 or 3, H, W]; a label is an
                 int, an integer tensor with one value, or a class name.
-            index: the sample's number, if it is known.
+            index: the sample's number, if it is known; used once `set_epoch` was called.
 
         Returns:
             The same structure with another image.
@@ -241,7 +243,7 @@ class LabelAwareAugment(nn.Module):
         return f"classes={len(self.classes)}, triples={int(self._numbers[_COUNT])}, seed={self.seed}, mode={self.mode}"
 
     def _draw(self, label: int, index: int | None, copy: int) -> Any:
-        if index is None:
+        if index is None or self._numbers[_EPOCH] == _UNTOLD:  # keyed by an epoch that stays 0 it would repeat itself
             worker = get_worker_info()
             loader = 0 if worker is None else worker.seed % 2**63
             key = [self.seed, self.epoch, rank(), loader, self._calls]

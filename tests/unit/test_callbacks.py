@@ -4,12 +4,19 @@ import copy
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
 from transformers import Trainer, TrainerCallback
 
 from tamis import TamisError
 from tamis._core.state import from_jsonable, read_state, to_jsonable, write_state
-from tamis.callbacks import PruningCallback, ResumableLoader, SamplerCallback, attach
+from tamis.callbacks import EpochCallback, PruningCallback, ResumableLoader, SamplerCallback, attach
 from tamis.testing import ScaleL1, ShuffleSampler
 from tamis.testing.toys import IndexedDataset, ToyModel
 from tamis.testing.trainers import quiet_arguments
@@ -48,10 +55,34 @@ def test_iterable_dataset_and_wrong_size(tmp_path):
 def test_attach_refuses_other_targets_and_components(tmp_path):
     with pytest.raises(TypeError, match="must be a transformers Trainer or an accelerate Accelerator"):
         attach(object(), ShuffleSampler(8))
-    with pytest.raises(TypeError, match="must be a sampler, a Regularizer or a Pruner"):
+    with pytest.raises(TypeError, match="must be a sampler, a Regularizer, a Pruner, or have set_epoch"):
         attach(make_trainer(tmp_path), object())
     with pytest.raises(ValueError, match="must be 'grad' or 'loss'"):
         attach(make_trainer(tmp_path), ScaleL1(ToyModel().scale), penalty="sum")
+
+
+class Epochs:
+    """A collator that notes the epoch it was told at each batch."""
+
+    def __init__(self):
+        self.epoch, self.seen = None, []
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __call__(self, rows):
+        self.seen.append(self.epoch)
+        return default_collate(rows)
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_a_collator_is_told_the_epoch(tmp_path, attached):
+    trainer = make_trainer(tmp_path, max_steps=-1, num_train_epochs=3)
+    trainer.data_collator = collator = Epochs()
+    if attached:
+        assert isinstance(attach(trainer, collator), EpochCallback)
+    trainer.train()
+    assert collator.seen == ([0, 0, 1, 1, 2, 2] if attached else [None] * 6)
 
 
 def test_length_changed_after_preparation(tmp_path):

@@ -96,6 +96,7 @@ def test_inside_compose_and_on_every_kind_of_image():
 
 def test_a_batch_on_the_device_equals_image_by_image():
     augment = LabelAwareAugment(make_policy(), seed=1)
+    augment.set_epoch(0)
     images = torch.stack([Pictures(tensors=True)[i][0] for i in range(24)])
     labels = torch.arange(24) % 3
     got, kept = augment.batch(images, labels, indices=torch.arange(24), copies=2)
@@ -105,6 +106,14 @@ def test_a_batch_on_the_device_equals_image_by_image():
         assert torch.equal(result, want)
     assert not torch.equal(augment.batch(images, labels)[0], augment.batch(images, labels)[0])
     assert augment.batch(images[:0], labels[:0])[0].shape[0] == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_epochs_that_nobody_tells_it_of_differ_all_the_same(workers):
+    dataset = LabelAwareDataset(Pictures(), LabelAwareAugment(make_policy()), transform=v2.PILToTensor())
+    loader = DataLoader(dataset, 24, num_workers=workers)
+    first, second = (next(iter(loader))[0] for _ in range(2))
+    assert not torch.equal(first, second)
 
 
 def test_without_an_index_calls_and_workers_differ():
@@ -137,9 +146,11 @@ def test_an_update_reaches_workers_that_are_running():
     augment = LabelAwareAugment(make_policy())
     dataset = LabelAwareDataset(Pictures(), augment, transform=v2.PILToTensor())
     loader = DataLoader(dataset, 6, num_workers=1, persistent_workers=True)
+    dataset.set_epoch(0)
     for policy in (make_policy(), make_policy(5), fixed_policy()):
         augment.update(policy)
         twin = LabelAwareDataset(Pictures(), LabelAwareAugment(policy), transform=v2.PILToTensor())
+        twin.set_epoch(0)
         want = torch.stack([twin[i][0] for i in range(24)])
         assert torch.equal(torch.cat([images for images, _ in loader]), want)
     with pytest.raises(ValueError, match="<= 20"):
@@ -256,6 +267,8 @@ def test_hugging_face_rows_slices_and_batches():
     augment = LabelAwareAugment(make_policy(), seed=2)
     mapped = rows().with_transform(augment.for_datasets(image="img", index="row", then=TO_FLOAT, out="pixel_values"))
     twin = LabelAwareDataset(Pictures(), LabelAwareAugment(make_policy(), seed=2), transform=TO_FLOAT)
+    augment.set_epoch(0)
+    twin.set_epoch(0)
     assert set(mapped[0]) == {"label", "pixel_values"}
     for i in range(6):
         assert torch.equal(mapped[i]["pixel_values"], twin[i][0])
