@@ -12,6 +12,11 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+SMALLER = (
+    "The percentage after DimReg is the share of the tables' bytes that it may keep. A DeepFM needs tables of one "
+    "width, so zeros are put back into the cut ones: smaller, not faster (a first layer that is cut is faster, see "
+    "docs/methods/dimreg.md)."
+)
 BLUE, ORANGE, GREY = "#2f6db5", "#d9822b", "#8a8f98"
 
 
@@ -72,8 +77,11 @@ def draw_curve(results: list[Any], path: Path) -> Path:
     ):
         chosen = sorted(chosen, key=lambda r: r.parameters)
         axes.plot([r.parameters for r in chosen], [r.auc for r in chosen], "o-", color=color, label=label)
-    full = results[0]
-    axes.annotate("the full model", (full.parameters, full.auc), xytext=(-6, 8), textcoords="offset points", ha="right")
+        for r in chosen:
+            words = r.name.removeprefix("DimReg ")
+            axes.annotate(
+                words, (r.parameters, r.auc), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8
+            )
     axes.set(xscale="log", xlabel="embedding parameters", ylabel="test AUC", title="Accuracy against size (one seed)")
     axes.legend(frameon=False)
     return _save(figure, path)
@@ -107,6 +115,7 @@ dimensions are worth keeping and cuts the others at the end. One seed: differenc
 are noise here, and neither model was tuned (a full model that overfits a wide field of rare values loses to
 anything smaller); the measurements against tuned rivals are in <code>benchmarks/RESULTS.md</code>.</p>
 <table>{head}{"".join(map(row, main))}</table>
+<p>{html.escape(SMALLER)}</p>
 {images}
 <h2>Field by field</h2><pre>{html.escape(fields)}</pre>
 <h2>The other models of the picture</h2><table>{head}{"".join(map(row, others))}</table>

@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tamis import __version__
 from tamis._core.errors import TamisError
 
 if sys.version_info >= (3, 11):
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tamis", description="Learn which data is worth training on.")
+    parser.add_argument("--version", action="version", version=f"tamis {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     search = commands.add_parser("search", help="search for a policy; resumes an unfinished search")
@@ -162,7 +164,10 @@ def _show(args: argparse.Namespace) -> int:
     policy = load_policy(args.policy)
     print(policy.summary())
     if args.plot is not None:
-        policy.plot(args.plot)
+        try:
+            policy.plot(args.plot)
+        except (OSError, ValueError) as error:  # no such folder, or a format that matplotlib does not know
+            raise UsageError(f"--plot {args.plot}: cannot be drawn ({error}); give e.g. policy.png") from error
         print(f"drawn to {args.plot}")
     return 0
 
@@ -180,13 +185,14 @@ def _check(args: argparse.Namespace) -> int:
         facts["classes"] = tuple(name.strip() for name in args.classes.split(","))
     # the base class' check: some kinds override it to check a model, which no file here holds
     agreed = Policy.check(policy, DataInfo(**facts))
+    known = [] if policy.data is None else [name for name, value in vars(policy.data).items() if value]
     if not agreed:
-        known = [] if policy.data is None else [name for name, value in vars(policy.data).items() if value]
         raise UsageError(
             f"nothing to compare: the policy records {_listed(known)}, the data gives {_listed(facts)}; "
             "give --data FILE, --label COL or --classes A,B,C"
         )
-    print(f"{args.policy} fits: {', '.join(agreed)} agree")
+    others = set(known) - set(agreed)
+    print(f"{args.policy} fits in: {', '.join(agreed)}" + (f"; not compared: {_listed(others)}" if others else ""))
     return 0
 
 

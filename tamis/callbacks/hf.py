@@ -117,6 +117,8 @@ class PruningCallback(_ComponentCallback):
     _scale: float
 
     def __init__(self, pruner: Regularizer | None = None, *, prune_at_end: bool = True, **prune_options: Any) -> None:
+        if pruner is not None and not isinstance(pruner, Regularizer):
+            raise TypeError(f"pruner={type(pruner).__name__}: must be a pruner made from the model, e.g. DimReg(model)")
         super().__init__(
             pruner,
             prune_at_end=prune_at_end,

@@ -57,6 +57,8 @@ def test_attach_refuses_other_targets_and_components(tmp_path):
         attach(object(), ShuffleSampler(8))
     with pytest.raises(TypeError, match="must be a sampler, a Regularizer, a Pruner, or have set_epoch"):
         attach(make_trainer(tmp_path), object())
+    with pytest.raises(TypeError, match=r"pruner=ToyModel: must be a pruner made from the model"):
+        PruningCallback(ToyModel())
     with pytest.raises(ValueError, match="must be 'grad' or 'loss'"):
         attach(make_trainer(tmp_path), ScaleL1(ToyModel().scale), penalty="sum")
 

@@ -73,6 +73,8 @@ def test_show_of_a_damaged_or_absent_policy_is_one_line(run: Run, folder: Path, 
 def test_an_unknown_picture_format_and_a_missing_extra_are_one_line(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert "--plot no/p.png: cannot be drawn" in run("show", folder, "--plot", "no/p.png")[2]
+    assert "p.xyz: cannot be drawn" in run("show", folder, "--plot", "p.xyz")[2]
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     status, _, err = run("show", folder, "--plot", "p.png")
     assert status == 2
@@ -89,22 +91,22 @@ def test_check_compares_size_classes_and_fingerprint(run: Run, tmp_path: Path) -
     replace(toy(), data=data).save(tmp_path / "p")
     (tmp_path / "x.csv").write_text("a,y\n" + "1,dog\n2,cat\n" * 5)
     for words, agreed in (
-        (("--data", tmp_path / "x.npy"), "n, fingerprint"),
+        (("--data", tmp_path / "x.npy"), "n, fingerprint; not compared: classes"),
         (("--data", tmp_path / "x.npy", "--classes", "cat, dog"), "classes, n, fingerprint"),
-        (("--data", tmp_path / "x.csv"), "n"),
-        (("--data", tmp_path / "x.csv", "--label", "y"), "classes, n"),
-        (("--classes", "cat,dog"), "classes"),
+        (("--data", tmp_path / "x.csv"), "n; not compared: classes, fingerprint"),
+        (("--data", tmp_path / "x.csv", "--label", "y"), "classes, n; not compared: fingerprint"),
+        (("--classes", "cat,dog"), "classes; not compared: fingerprint, n"),
     ):
         status, out, _ = run("check", tmp_path / "p", *words)
         assert status == 0
-        assert out.endswith(f"fits: {agreed} agree\n")
+        assert out.endswith(f"fits in: {agreed}\n")
 
 
 def test_check_reads_parquet(run: Run, folder: Path, tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
     pandas.DataFrame({"y": ["dog", "cat"] * 5}).to_parquet(tmp_path / "x.parquet")
-    assert run("check", folder, "--data", tmp_path / "x.parquet", "--label", "y")[1].endswith("classes, n agree\n")
+    assert "fits in: classes, n" in run("check", folder, "--data", tmp_path / "x.parquet", "--label", "y")[1]
     assert "no such column; the table has y" in refused(
         run, "check", folder, "--data", tmp_path / "x.parquet", "--label", "z"
     )
