@@ -124,6 +124,8 @@ def by_agent(model, parts, pool, seed, steps):
 
 
 RCL = {"rcl_1": (16,), "rcl_2": (16, 128), "rcl_8": (4,) * 8}  # pool size of each round
+# rivals with as many rounds as rcl_8: fresh scores and a return to the best weights at the beginning of each
+FRESH = {"random_8": (1,) * 8, "lowest_loss_8": (4,) * 8, "alignment_8": (4,) * 8}
 
 
 def run_method(name, base, optimizer, parts, seed, steps):
@@ -131,38 +133,38 @@ def run_method(name, base, optimizer, parts, seed, steps):
     train, held, selection, test, clean = parts
 
     def scores_of(model, number, pool):
-        if name == "random":
+        if name in ("random", "random_8"):
             return torch.zeros(len(train)), 0
         if name in RCL:
             return by_agent(model, parts, pool, seed_of(seed, number), steps)
-        return by_hand(name, model, parts, seed)
+        return by_hand(name.removesuffix("_8"), model, parts, seed)
 
     def measure(model):
         with torch.no_grad():
             right = model(test.tensors[0]).argmax(1) == test.tensors[1]
         return {"test loss": mean_loss(model, whole(test), LOSS), "test accuracy": float(right.float().mean())}
 
+    pools = {**RCL, **FRESH, "random": (1,)}.get(name, (4,))
     return equal_budgets(
-        continued(copy.deepcopy(base), optimizer, train, selection, LR), {**RCL, "random": (1,)}.get(name, (4,)),
+        continued(copy.deepcopy(base), optimizer, train, selection, LR), pools,
         scores_of, measure, clean, updates=UPDATES, budget=8 * (3 * len(train) + 3 * len(held)),
         each=3 * BATCH + len(selection) / EVERY, seed=seed,
     )  # fmt: skip
 
 
-METHODS = ("random", "lowest_loss", "rho", "denoising", "alignment", "rcl_1", "rcl_2", "rcl_8")
+METHODS = ("random", "lowest_loss", "rho", "denoising", "alignment", "rcl_1", "rcl_2", "rcl_8", *FRESH)
 
 
-def one_seed(args, codes, noise, seed):
-    """All methods on one draw of data, noise and model."""
+def one_seed(args, codes, noise, seed, row):
+    """Fill ``row`` with the methods that it lacks, on one draw of data, noise and model."""
     parts, model = task(codes, seed, noise, args.samples), new_model(seed)
     run = continued(model, None, parts[0], parts[2], 1e-3, batch=64)
     run.go(stream(torch.zeros(args.samples), 1, seed), 4000, patience=12)
     run.be(run.kept)
-    row = {"before": {"test loss": mean_loss(model, whole(parts[3]), LOSS), "updates in all": run.updates}}
-    for name in args.methods:
+    row["before"] = {"test loss": mean_loss(model, whole(parts[3]), LOSS), "updates in all": run.updates}
+    for name in (name for name in args.methods if name not in row):
         row[name] = run_method(name, model, run.optimizer, parts, seed, 40 if args.quick else args.steps)
         print(noise, seed, name, {k: round(v, 4) for k, v in row[name].items()}, flush=True)
-    return row
 
 
 def main():
@@ -182,8 +184,9 @@ def main():
     for noise in args.noise:
         have = runs.setdefault(f"{noise:.0%} wrong labels", {})
         for seed in args.seeds[:1] if args.quick else args.seeds:
-            if str(seed) not in have:
-                have[str(seed)] = one_seed(args, codes, noise, seed)
+            row = have.setdefault(str(seed), {})
+            if set(args.methods) - set(row):
+                one_seed(args, codes, noise, seed, row)
             result = {
                 "benchmark": "curriculum_classifier", "data": f"{args.samples} CIFAR-10 codes",
                 "seeds": {name: sorted(map(int, rows)) for name, rows in runs.items()},
