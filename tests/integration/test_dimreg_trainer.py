@@ -42,6 +42,20 @@ def test_the_best_model_is_what_gets_cut(tmp_path):
     assert torch.equal(small.eval()(batch)["logits"], model.eval()(batch)["logits"])
 
 
+def test_training_under_bf16_autocast_cuts_too(tmp_path):
+    model, pruner, data = make_dimreg()
+    dtypes = set()
+    linear = next(module for module in model.modules() if isinstance(module, torch.nn.Linear))
+    linear.register_forward_hook(lambda layer, inputs, output: dtypes.add(output.dtype))
+    trainer = make_trainer(tmp_path, model, data, bf16=True)
+    callback = attach(trainer, pruner)
+    trainer.train()
+    assert torch.bfloat16 in dtypes
+    assert callback.plan is not None
+    assert model.embeddings["user"].weight.dtype == torch.float32
+    assert len(callback.plan.kept["embeddings.user"]) == model.embeddings["user"].weight.shape[1]
+
+
 def test_gates_left_open_cut_nothing_and_say_what_to_do(tmp_path):
     model, data = make_deepfm(), Clicks()
     config = DimRegConfig(decide_by=0.9, closing=1.0, warm_up=0.0)  # nothing can close within this training
