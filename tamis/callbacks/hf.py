@@ -202,7 +202,8 @@ class PruningCallback(_ComponentCallback):
 class EpochCallback(TrainerCallback):
     """Tells a transform, data set or collator which epoch begins, so that what it draws is new in each.
 
-    Trainer itself tells a data set only where its sampler has no ``set_epoch``, and a transform or collator never.
+    Trainer itself tells a data set, but on several processes not if its sampler has ``set_epoch`` too, and a transform
+    or collator never.
 
     Args:
         component: anything with ``set_epoch(epoch)``.
