@@ -136,6 +136,7 @@ def search_label_aware(
         "data": images.fingerprint, "classes": list(names), "label_aware": label_aware, "warmup": warmup,
         "reward": reward, "refit_every": refit_every, "candidates": list(mixture), "parents": parents,
         "predictor": dataclasses.asdict(network), "repeats": repeats, "batch_size": batch_size, "seed": seed,
+        "clean": [round(float(total), 3) for total in images.clean()],  # tells another prepare=
     }  # fmt: skip
     journal = Journal(None if out is None else Path(out) / "journal.jsonl", config)
     stage = _Exploration(images, network, mixture, parents, seed)

@@ -73,7 +73,7 @@ class RewardImages:
         self.batches = list(torch.split(torch.arange(len(self.images)), batch_size))
         first = next(model.parameters(), None)
         self.device = torch.device("cpu") if first is None else first.device
-        self.clean: np.ndarray | None = None
+        self._clean: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -82,6 +82,12 @@ class RewardImages:
     def fingerprint(self) -> str:
         """sha256 over images and labels."""
         return fingerprint(self.images, self.labels)
+
+    def clean(self) -> np.ndarray:
+        """The sum of each group's scores on the images as they are: float64 [G]."""
+        if self._clean is None:
+            self._clean = self._sums(None, 0, 0)
+        return self._clean
 
     def rewards(self, trial: int, triples: np.ndarray) -> np.ndarray:
         """Eq. (4.4) for one triple a group; a group without images gets 0.
@@ -93,12 +99,11 @@ class RewardImages:
         Returns:
             float64 [G].
         """
-        if self.clean is None:
-            self.clean = self._sums(None, 0, 0)
+        clean = self.clean()
         augmented = np.zeros(len(self.counts))
         for repeat in range(self.repeats):
             augmented += self._sums(triples, trial, repeat)
-        change: np.ndarray = (augmented / self.repeats - self.clean) / np.maximum(self.counts, 1)
+        change: np.ndarray = (augmented / self.repeats - clean) / np.maximum(self.counts, 1)
         return change
 
     def _sums(self, triples: np.ndarray | None, trial: int, repeat: int) -> np.ndarray:
@@ -130,6 +135,10 @@ class RewardImages:
             raise TamisError(
                 f"model: gave {list(logits.shape)} for {len(images)} images of {self.classes} classes: must be logits "
                 "[B, L]"
+            )
+        if not bool(torch.isfinite(logits).all()):
+            raise TamisError(
+                "model: gave logits that are NaN or infinite; give prepare= what the model was trained with"
             )
         labels = self.labels[rows].to(logits.device)
         if self.reward == "recall":

@@ -122,6 +122,8 @@ def test_a_finished_search_is_read_back_and_extended(tmp_path):
     assert longer == search(iterations=50)
     with pytest.raises(TamisError, match="reward"):
         search(out=tmp_path, reward="probability")
+    with pytest.raises(TamisError, match="clean"):
+        search(out=tmp_path, prepare=lambda images: 0.0 * images.float())
 
 
 def test_a_killed_search_goes_on_to_the_same_policy(tmp_path):
@@ -217,6 +219,11 @@ def test_it_is_searched_from_the_shell(tmp_path, capsys, monkeypatch):
 def test_a_model_without_logits_is_refused():
     with pytest.raises(TamisError, match="logits"):
         search(nn.Flatten(), data=(pictures()[0][:, :1, :1, :1].contiguous(), pictures()[1]))
+
+
+def test_a_preparation_that_breaks_the_model_is_refused():
+    with pytest.raises(TamisError, match=r"NaN or infinite; give prepare="):
+        search(prepare=lambda images: images.float() * float("nan"))
 
 
 def test_stage_two_can_be_done_again():
