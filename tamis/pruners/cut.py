@@ -18,7 +18,6 @@ longer tied.
 from __future__ import annotations
 
 import warnings
-import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -33,7 +32,6 @@ from tamis.pruners.narrow import embedding_modules, narrow_table, slice_linear, 
 from tamis.pruners.plan import BUFFER, PruningPlan, TableCut, check_index, finish_form
 from tamis.pruners.trace import Sources, choose_columns, left_columns, named_sources, trace_sources
 from tamis.pruners.transplant import check_state, narrow_columns, unwrap_optimizers
-from tamis.pruners.watch import warn_of_stale
 
 __all__ = ["cut"]
 
@@ -76,8 +74,7 @@ def cut(
 
     Warns:
         NoEffectWarning: every column of every table was kept.
-        UserWarning: ``example_inputs`` do not run, or contradict ``consumers``; those tables got ``scatter``. Later,
-            when an optimizer that was not given here steps on with the old parameters.
+        UserWarning: ``example_inputs`` do not run, or contradict ``consumers``; those tables got ``scatter``.
     """
     config: Any = getattr(model, "config", None) if hasattr(model, "save_pretrained") else None
     optimizers = unwrap_optimizers(optimizer)
@@ -86,7 +83,6 @@ def cut(
     named = None if consumers is None else _named(model, groups, consumers)
     tables = _describe(model, groups, kept, "project" if project else "scatter")
     narrow = {path: groups[path] for path, table in tables.items() if table.form != "whole"}
-    before = [weakref.ref(parameter) for parameter in model.parameters()]
     for path, modules in narrow.items():
         if used_elsewhere(model, modules) and getattr(config, "tie_word_embeddings", False):
             config.tie_word_embeddings = False
@@ -105,7 +101,6 @@ def cut(
         finish_form(modules, tables[path].form)
         if tables[path].form == "project" and not modules[0].sparse:
             _add_projection(optimizers, modules[0])
-    warn_of_stale(model, before)
 
     widths = {name: len(sources[name]) for name in columns}
     plan = PruningPlan(tables=tables, kept=kept, consumers=widths, columns=columns)

@@ -21,9 +21,8 @@ V                  ``pairs``                    [2, p] int64, the redundant pair
 
 Deviations (``split="mean"`` has none of the first four):
 
-* The split. About the mean of the gates, descent prunes everything or half, whatever t in Eq. (6.7) says. Here it
-  lies where the budget is met: everything open at first, then a cubic schedule down to the target, then fixed, so
-  that most of the training is left to the small model. `split_polarisation` is Eq. (6.6) with that split.
+* The split. About the mean of the gates, descent prunes everything or half, whatever t in Eq. (6.7) says. Here it lies
+  where the budget is met: all open at first, a cubic schedule down to the target, then fixed for most of the training.
 * What is ranked, per unit of the budget, is not phi, whose scale V can undo, but a running mean of (dL/dphi x phi)^2,
   the diagonal Fisher estimate of what closing the gate costs. It is summed per table and dealt out by the table's
   spectrum (`spectral_score`): a table that uses few directions keeps few dimensions.
@@ -386,10 +385,8 @@ class DimReg(Pruner):
                 "load it into a DimReg of the same model"
             )
         for name, here in self._settings.items():
-            if state["settings"][name] != here:
-                raise ValueError(
-                    f"state: was saved with {name}={state['settings'][name]}, here is {name}={here}; use one"
-                )
+            if (there := state["settings"][name]) != here:
+                raise ValueError(f"state: was saved with {name}={there}, here is {name}={here}; use one")
         device = self._importance.device
         self._step, self._total_steps, self._looked = int(state["step"]), state["total_steps"], state["looked"]
         for name in ("importance", "kept", "overlap", "spectra", "moments"):

@@ -1,17 +1,12 @@
-"""Two slips that no error would tell of: a pruner that is never stepped, and an optimizer that trains what was cut."""
+"""A slip that no error would tell of: a pruner that is never stepped."""
 
 from __future__ import annotations
 
 import warnings
-import weakref
-from collections.abc import Iterable
-from typing import Any
 
 import torch
-from torch import nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-__all__ = ["StepWatch", "warn_of_stale"]
+__all__ = ["StepWatch"]
 
 
 class StepWatch:
@@ -41,29 +36,3 @@ class StepWatch:
     def stepped(self) -> None:
         """The pruner was told of the step, taken or skipped."""
         self._version, self._slips = None, 0
-
-
-def warn_of_stale(model: nn.Module, before: Iterable[weakref.ref[nn.Parameter]]) -> None:
-    """Warn when an optimizer steps that still holds a parameter which the cut has replaced.
-
-    Args:
-        model: after the cut.
-        before: its parameters before it, not kept alive: who holds one that the model has no more is not known yet.
-    """
-    present = {id(parameter) for parameter in model.parameters()}
-    gone = [ref for ref in before if (old := ref()) is not None and id(old) not in present]
-
-    def look(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        alive = {id(old) for ref in gone if (old := ref()) is not None}
-        held = sum(id(p) in alive for group in optimizer.param_groups for p in group["params"])
-        if held or not alive:
-            handle.remove()
-        if held:
-            warnings.warn(
-                f"{type(optimizer).__name__} still holds {held} parameters that the cut has replaced, so it does not "
-                "train the new ones; hand it to the cut, prune(optimizer), or make a new one after it",
-                stacklevel=3,
-            )
-
-    if gone:
-        handle = register_optimizer_step_pre_hook(look)

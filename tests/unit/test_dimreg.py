@@ -502,16 +502,6 @@ def test_settings_are_checked(changes: dict[str, Any], words: str) -> None:
         DimRegConfig(**changes)
 
 
-def test_an_optimizer_that_the_cut_was_not_given() -> None:
-    model, pruner, optimizer = trained()
-    pruner.prune()
-    model(**batches(1)[0])["loss"].backward()
-    torch.optim.SGD(model.parameters(), lr=1e-2).step()  # made after the cut: nothing to say
-    with pytest.warns(UserWarning, match=r"Adam still holds 3 parameters that the cut has .*prune\(optimizer\)"):
-        optimizer.step()
-    optimizer.step()  # said once
-
-
 def test_no_warning_on_the_usual_way() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
