@@ -101,6 +101,10 @@ def _search(args: argparse.Namespace) -> int:
     search = _named(_SEARCHES[args.kind])
     policy = search(**_options(args.config, search), out=args.out)
     print(policy.summary())
+    print(f"policy in {args.out}: tamis.load_policy({str(args.out)!r})")
+    weights = args.out / "model.safetensors"
+    if weights.exists():  # of a search that trains the model too
+        print(f"trained weights in {weights}: safetensors.torch.load_model(model, {str(weights)!r})")
     return 0
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from typing import Any
 
-__all__ = ["check_choice", "check_int", "check_range"]
+__all__ = ["check_choice", "check_int", "check_range", "check_type"]
 
 
 def check_int(name: str, value: Any, *, low: int, high: int | None = None) -> int:
@@ -55,3 +56,10 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise ValueError(f"{name}={value!r}: must be one of {', '.join(map(repr, choices))}")
     return str(value)
+
+
+def check_type(name: str, value: Any, kind: type | tuple[type, ...], cure: str) -> None:
+    """Raise `TypeError` unless ``value`` is of ``kind``; ``cure`` says what is and how to get it."""
+    if not isinstance(value, kind):
+        shown = " ".join(reprlib.repr(value).split())
+        raise TypeError(f"{name}={shown}: must be {cure}, got {type(value).__name__}")

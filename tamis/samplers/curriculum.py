@@ -162,10 +162,25 @@ class CurriculumPolicy(Policy):
         lines.append(f"  {self.distinct:.1%} of the samples chosen in the search were distinct")
         if self.search is not None:
             budget = ", ".join(f"{count:,} {name}" for name, count in sorted(self.search.budget.items()))
-            lines.append(f"  found by a search of {budget} (seed {self.search.seed}), score {self.search.score}")
+            lines += [f"  found by a search of {budget} (seed {self.search.seed})", f"  {self._score_in_words()}"]
         for word, texts in (("most", self.best), ("least", self.worst)):
             lines += [f"  {word} wanted: {text}" for text in texts]
         return "\n".join(lines)
+
+    def _score_in_words(self) -> str:
+        search = self.search
+        if search is None or search.score is None:
+            return "score unknown"
+        before, after = search.config.get("loss_before"), search.config.get("loss_after")
+        if before is None or after is None:  # the agent alone was trained
+            return (
+                f"score {search.score:.3g}: what one step on the agent's choice takes off the validation loss, nats a "
+                "token (higher is better)"
+            )
+        return (
+            f"score {search.score:.4g}: the selection loss fell by so many nats a token, from {before:.4f} to "
+            f"{after:.4f} (higher is better; a label counts as one token)"
+        )
 
     def draw(self, figure: Any) -> None:
         """Partial dependence of the score on the nine features that matter most."""

@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tamis._core.checks import check_choice, check_int, check_range
+from tamis._core.checks import check_choice, check_int, check_range, check_type
 from tamis._core.distributed import rank
 from tamis._core.policy import fingerprint
 from tamis._core.progress import progress_bar
@@ -104,7 +104,8 @@ def search_curriculum(
         scheduler: stepped after each update.
         batch_size: samples per forward pass of measuring.
         describe: a training item -> text; the policy then keeps three examples of both ends.
-        out: folder; the search goes on from it after an interruption, to the same result. The policy is saved there.
+        out: folder; the search goes on from it after an interruption, to the same result. The policy is saved there,
+            and with an ``update`` the model's weights (``model.safetensors``, for `safetensors.torch.load_model`).
             Other arguments or data are refused, as far as samples have bytes to compare (not images, nor those that
             differ at each look).
         seed: in [0, 2**63).
@@ -114,6 +115,7 @@ def search_curriculum(
         ``update=None``: the agent's mean reward at the end).
 
     Raises:
+        TypeError: an ``agent``, ``update``, ``features`` or ``rounds`` that is none.
         ValueError: empty data, features of other data (another number of samples, or log-likelihoods that are not
             the model's of these samples), a pool larger than the data.
         TamisError: a loss or reward that is not finite, a model without logits or forward-mode derivatives, a journal
@@ -124,6 +126,11 @@ def search_curriculum(
             exact ones deny.
         NoEffectWarning: no update improved the model.
     """
+    agent = AgentConfig() if agent is None else agent
+    check_type("agent", agent, AgentConfig, "an AgentConfig, such as AgentConfig(steps=3000), or None")
+    check_type("update", update, (UpdateConfig, type(None)), "an UpdateConfig, such as UpdateConfig(lr=1e-4), or None")
+    check_type("features", features, CurriculumFeatures, "CurriculumFeatures; take them by curriculum_features(...)")
+    check_type("rounds", rounds, (tuple, list), "a tuple, one pool size a round, such as (4, 4)")
     check_choice("reward", reward, ("first_order", "exact"))
     check_int("probes", probes, low=0)
     check_int("lookahead", lookahead, low=1)
@@ -140,7 +147,6 @@ def search_curriculum(
     features = replace(
         features, groups={k: features.groups[k] for k in names}, columns={k: features.columns[k] for k in names}
     )
-    agent = agent or AgentConfig()
     if update is not None and optimizer is None:
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=update.lr)
     config = {
@@ -165,7 +171,16 @@ def search_curriculum(
     policy = run.all_rounds(features, tuple(rounds))
     if folder is not None and rank() == 0:
         policy.save(folder)
+        if update is not None:
+            _save_weights(model, folder / "model.safetensors")
     return policy
+
+
+def _save_weights(model: nn.Module, path: Path) -> None:
+    from safetensors.torch import save_model
+
+    save_model(model, str(path.with_suffix(".tmp")))  # knows tensors that are shared
+    path.with_suffix(".tmp").replace(path)
 
 
 def _check_data(train: Any, validation: Any, features: CurriculumFeatures, rounds: Any, selection: Any) -> None:

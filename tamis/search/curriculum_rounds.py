@@ -87,7 +87,7 @@ class Rounds:
     agreement: float | None = None
 
     def all_rounds(self, features: CurriculumFeatures, rounds: tuple[int, ...]) -> CurriculumPolicy:
-        state, first, score = "start", None, 0.0
+        state, first, score, last = "start", None, 0.0, None
         if self.update is not None and not self.states.has(state):
             self.states.save(state)
         for number, pool in enumerate(rounds):
@@ -102,9 +102,9 @@ class Rounds:
             policy, trained = self.train_policy(features, number, pool)
             score = trained
             if self.update is not None:
-                state, before, score, distinct = self.improve(policy(features), number, pool, state)
+                state, before, last, distinct = self.improve(policy(features), number, pool, state)
                 first = before if first is None else first
-                score = first - score
+                score = first - last
                 policy = replace(policy, distinct=distinct)
         if self.update is not None:
             self.states.be(state)
@@ -119,7 +119,14 @@ class Rounds:
             seed=self.seed,
             budget={"rounds": len(rounds), "sample_forwards": self.forwards},
             score=float(score),
-            config={"reward": self.reward, "agreement": self.agreement, "steps": self.agent.steps},
+            config={
+                "reward": self.reward,
+                "agreement": self.agreement,
+                "steps": self.agent.steps,
+                "probe_lr": self.probe_lr,
+                "loss_before": first,
+                "loss_after": last,
+            },
         )
         return replace(policy, search=info)
 

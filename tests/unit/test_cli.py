@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 import tamis
 from tamis import DataInfo, cli
 from tamis._core.checks import check_int
 from tests.golden.toys import PlainPolicy, replace, toy
+from tests.unit.curriculum_models import tiny_classifier
 
 
 def search_toy(objective: Callable[[float], float], *, trials: int, out: Path, low: float = 0.0) -> PlainPolicy:
@@ -156,6 +160,7 @@ def test_search_runs_the_users_objective_and_saves_the_policy(
     status, out, _ = run("search", "toy_plain", "--config", path, "--out", tmp_path / "found")
     assert status == 0
     assert out.startswith("toy_plain policy")
+    assert out.splitlines()[-1] == f"policy in {tmp_path}/found: tamis.load_policy('{tmp_path}/found')"
     assert tamis.load_policy(tmp_path / "found") == PlainPolicy(magnitudes=(3.0,))
 
 
@@ -220,13 +225,14 @@ def test_swift_is_searched_from_the_shell(tmp_path: Path, capsys: pytest.Capture
     found = capsys.readouterr().out
     assert "uniform sampling scored " in found
     assert cli.main(["show", str(tmp_path / "found")]) == 0
-    assert capsys.readouterr().out == found
+    assert found.startswith(capsys.readouterr().out)
     assert "loss" in found
 
 
 def test_curriculum_is_searched_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "curriculum_job.py").write_text(
         "from tamis.samplers import curriculum_features\n"
+        "from tamis.search import UpdateConfig\n"
         "from tamis.search.optimizers import AgentConfig\n"
         "from tests.unit.curriculum_models import tiny_classifier\n"
         "network, items = tiny_classifier()\n"
@@ -241,18 +247,35 @@ def test_curriculum_is_searched_from_the_shell(tmp_path: Path, capsys: pytest.Ca
         "    return curriculum_features(labels, columns=['y'], model=network, items=train())\n"
         "def agent():\n"
         "    return AgentConfig(steps=30, warm_up=10, hidden=(8, 8))\n"
+        "def update():\n"
+        "    return UpdateConfig(batch_size=8, lr=1e-3, eval_every=2, max_updates=24)\n"
         "def no_update():\n"
         "    return None\n"
     )
     names = ("model", "train", "validation", "features", "agent")
-    lines = [f'{name} = "curriculum_job:{name}"' for name in names]
-    lines += ['update = "curriculum_job:no_update"', "rounds = [4]", "probes = 0"]
-    (tmp_path / "search.toml").write_text("[search]\n" + "\n".join(lines))
-    command = ["search", "curriculum", "--config", str(tmp_path / "search.toml"), "--out", str(tmp_path / "found")]
-    assert cli.main(command) == 0
-    assert "takes one of 4 candidates by 3 features" in capsys.readouterr().out
-    assert cli.main(command) == 0  # goes on from the folder: nothing left to do
-    assert cli.main(["show", str(tmp_path / "found")]) == 0
+    lines = [f'{name} = "curriculum_job:{name}"' for name in names] + ["rounds = [4]", "probes = 0"]
+
+    def command(update: str) -> list[str]:
+        path = tmp_path / f"{update}.toml"
+        path.write_text("\n".join(["[search]", *lines, f'update = "curriculum_job:{update}"']))
+        return ["search", "curriculum", "--config", str(path), "--out", str(tmp_path / update)]
+
+    assert cli.main(command("no_update")) == 0
+    out = capsys.readouterr().out
+    assert "takes one of 4 candidates by 3 features" in out
+    assert "weights" not in out
+    assert cli.main(command("no_update")) == 0  # goes on from the folder: nothing left to do
+    assert cli.main(["show", str(tmp_path / "no_update")]) == 0
+
+    assert cli.main(command("update")) == 0
+    folder, last = tmp_path / "update", capsys.readouterr().out.splitlines()[-2:]
+    assert last[0] == f"policy in {folder}: tamis.load_policy('{folder}')"
+    weights = f"{folder}/model.safetensors"
+    assert last[1] == f"trained weights in {weights}: safetensors.torch.load_model(model, '{weights}')"
+    trained, fresh = importlib.import_module("curriculum_job").network, tiny_classifier()[0]
+    assert not torch.equal(next(trained.parameters()), next(fresh.parameters()))
+    safetensors.torch.load_model(fresh, weights)
+    assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), fresh.parameters(), strict=True))
 
 
 def test_every_search_in_the_table_exists() -> None:

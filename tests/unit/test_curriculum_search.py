@@ -52,6 +52,7 @@ def test_one_call_serves_translation_language_models_and_classifiers(kind):
     after = mean_loss(model, selection, sample_loss_of("auto"))
     assert after < before
     assert np.isclose(policy.search.score, before - after)
+    assert f"fell by so many nats a token, from {before:.4f} to {after:.4f}" in policy.summary()
     assert policy.pool == 8
     assert policy.search.config["agreement"] > 0.9
     assert 0 < policy.distinct <= 1
@@ -75,6 +76,7 @@ def test_without_updates_the_model_is_untouched_and_exact_probes_are_the_paper_s
     # one gradient, 40 samples, the loss before, 16 checks
     assert first.search.budget["sample_forwards"] == 8 + 3 * 10 + 2 * 40 + 10 + 16 * 13
     assert exact.search.score != first.search.score
+    assert "what one step on the agent's choice takes off the validation loss" in first.summary()
 
 
 def search(out, kind="classifier", reward="first_order"):
@@ -251,6 +253,16 @@ def test_bad_input_is_named(tmp_path):
         search_curriculum(model, train, held_out, table, selection=held_out[:4], **quick)
     with pytest.raises(ValueError, match=r"features: log_likelihood of samples .* is not what the model gives them"):
         search_curriculum(model, train[::-1], held_out, table, **quick)
+    for name, value, message in (
+        ("agent", {"steps": 10}, r"agent=\{'steps': 10\}: must be an AgentConfig.*, got dict"),
+        ("update", 3, "update=3: must be an UpdateConfig"),
+        ("rounds", 4, "rounds=4: must be a tuple, one pool size a round, .* got int"),
+        ("rounds", [4.0], "rounds=4.0: must be an int, got float"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            search_curriculum(model, train, held_out, table, **{**quick, name: value})
+    with pytest.raises(TypeError, match=r"features=tensor.*: must be CurriculumFeatures; take them by .* got Tensor"):
+        search_curriculum(model, train, held_out, torch.zeros(40, 2), **quick)
     broken = [(torch.full((6,), float("nan")), 0), *train[1:]]
     with pytest.raises(TamisError, match="reward of sample 0: nan"):
         search_curriculum(model, broken, held_out, table, **quick)
