@@ -4,7 +4,8 @@
     Trainer(model, args, train_dataset=videos, data_collator=collate)  # args: remove_unused_columns=False
 
 Two passes over a clip: features of its candidate frames, read at thumbnail size, then the chosen frames, exact. The
-selected frames are a pure function of (clip, selector, seed, epoch), so workers, ranks and batch order change nothing.
+selected frames are a pure function of (clip, selector, seed, epoch), so workers, ranks and batch order change nothing,
+nor does the folder that a file lies in.
 A selector that draws needs to be told the epoch: ``tamis.callbacks.attach(trainer, collate)``.
 The method is in `frames_policy`; the files are read by `decode`.
 """
@@ -12,6 +13,7 @@ The method is in `frames_policy`; the files are read by `decode`.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import tempfile
 import warnings
@@ -35,6 +37,7 @@ from tamis.transforms.selectors import ClipView, FrameSelector, UniformFrames
 __all__ = ["FrameSelectionCollator", "clip_identity"]
 
 IGNORED_LABEL = -100  # what cross-entropy passes over
+_END = 2**16  # bytes of a file that are read at each end to name its draws
 _SKIPPED, _EPOCH, _FIRST = range(3)  # in shared memory; the epoch is -1 until it is told
 
 
@@ -186,20 +189,16 @@ class FrameSelectionCollator:
             uniform = UniformFrames().select(ClipView(clip.num_frames), self.num_frames)
             return contact_sheet(clip, chosen, uniform, places, self.selector.scores(view), path)
 
-    def view(self, clip: VideoFrames, source: Any) -> tuple[_View, np.ndarray]:
+    def view(self, clip: VideoFrames, source: Any) -> tuple[ClipView, np.ndarray]:
         """What the selector sees of an open video, and the frame number of each candidate: int64 [m]."""
         total = clip.num_frames
-
-        def key() -> tuple[int, ...]:
-            name = hashlib.sha256(clip_identity(source) or _ends(source)).hexdigest()
-            return self.seed, self.epoch, int(name[:15], 16)
-
+        key = (self.seed, self.epoch, _clip_number(source)) if self.selector.draws else (0,)
         if not self.selector.needs_features:
-            return _View(total, None, clip.times, key), np.arange(total)
+            return ClipView(total, None, clip.times, key), np.arange(total)
         count = min(total, self.candidates)
         places = (2 * np.arange(count, dtype=np.int64) + 1) * total // (2 * count)
         times = None if clip.times is None else clip.times[places]
-        return _View(count, self._features(clip, places, source), times, key), places
+        return ClipView(count, self._features(clip, places, source), times, key), places
 
     def _clip(self, source: Any, name: str) -> tuple[torch.Tensor, np.ndarray]:
         with closing(open_video(source, name, backend=self.backend)) as clip:
@@ -210,8 +209,8 @@ class FrameSelectionCollator:
                 )
             view, places = self.view(clip, source)
             frames = places[self.selector.select(view, self.num_frames)]
-            for key in view.made:
-                self._check_told(key[-1])
+            if self.selector.draws and view.size >= self.num_frames:  # all frames of a shorter clip are taken
+                self._check_told(view.key[-1])
             return clip.frames(frames), frames
 
     def _check_told(self, clip: int) -> None:
@@ -277,43 +276,21 @@ class FrameSelectionCollator:
         raise TypeError(f"sample: must be a mapping or a pair (video, label), got {type(sample).__name__}")
 
 
-class _View(ClipView):
-    """A view that makes its key once a selector asks for it: naming a clip may take a pass over all its bytes."""
-
-    def __init__(
-        self, size: int, features: np.ndarray | None, times: np.ndarray | None, make: Callable[[], tuple[int, ...]]
-    ) -> None:
-        self.__dict__.update(size=size, features=features, times=times, make=make, made=[])
-
-    made: list[tuple[int, ...]]
-    make: Callable[[], tuple[int, ...]]
-
-    @property
-    def key(self) -> tuple[int, ...]:
-        if not self.made:
-            self.made.append(self.make())
-        return self.made[0]
-
-
 def clip_identity(source: Any) -> bytes | None:
     """Bytes that name a video, the same for the same video in any process; None for a decoder of an unknown file.
+
+    A file is named by its path, size and time of change, so that a file that was replaced has another name.
 
     Raises:
         VideoError: a file does not exist.
     """
-    known = getattr(source, "_hf_encoded", None)  # what `datasets.Video()` made the decoder of
-    if isinstance(known, Mapping) and (known.get("bytes") or os.path.exists(known.get("path") or "")):
-        source = known
-    if isinstance(source, Mapping):
-        content = source.get("bytes")
-        source = content if content is not None else source.get("path")
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
+    source = _held(source)
+    if isinstance(source, Path):
         try:
-            state = path.stat()
+            state = source.stat()
         except OSError as error:
-            raise VideoError(f"video {path}: no such file") from error
-        return f"{path.resolve()} {state.st_size} {state.st_mtime_ns}".encode()
+            raise VideoError(f"video {source}: no such file") from error
+        return f"{source.resolve()} {state.st_size} {state.st_mtime_ns}".encode()
     if isinstance(source, bytes):
         return hashlib.sha256(source).digest()
     if isinstance(source, (list, tuple)):
@@ -321,9 +298,35 @@ def clip_identity(source: Any) -> bytes | None:
     return _hashed([np.asarray(source)]) if isinstance(source, (torch.Tensor, np.ndarray)) else None
 
 
-def _ends(decoder: Any) -> bytes:
-    """A decoder's first and last frame: enough to draw by, since two clips that share them may share a draw."""
-    return _hashed([np.asarray(decoder.get_frames_at(indices=[0, len(decoder) - 1]).data)])
+def _held(source: Any) -> Any:
+    """What holds a video: a `Path`, bytes, or the source itself."""
+    known = getattr(source, "_hf_encoded", None)  # what `datasets.Video()` made the decoder of
+    if isinstance(known, Mapping) and (known.get("bytes") or os.path.exists(known.get("path") or "")):
+        source = known
+    if isinstance(source, Mapping):
+        content = source.get("bytes")
+        source = content if content is not None else source.get("path")
+    return Path(source) if isinstance(source, (str, os.PathLike)) else source
+
+
+def _clip_number(source: Any) -> int:
+    """A clip as a number to draw by: of a file its size and both ends, wherever it lies.
+
+    Of a decoder the first and last frame. Two clips that share these share their draws, which does no harm.
+    """
+    source = _held(source)
+    if isinstance(source, (Path, bytes)):
+        with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
+            size, ends = file.seek(0, os.SEEK_END), []
+            for place in (0, max(0, size - _END)):
+                file.seek(place)
+                ends.append(file.read(_END))
+        name = f"{size} ".encode() + b"".join(ends)
+    elif (known := clip_identity(source)) is not None:
+        name = known
+    else:
+        name = _hashed([np.asarray(source.get_frames_at(indices=[0, len(source) - 1]).data)])
+    return int(hashlib.sha256(name).hexdigest()[:15], 16)
 
 
 def _hashed(arrays: list[np.ndarray]) -> bytes:

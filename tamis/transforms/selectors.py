@@ -55,7 +55,8 @@ class ClipView:
         size: m, number of frames to choose from, >= 1.
         features: float [m, d], or None if the selector does not read them.
         times: float64 [m], seconds, increasing, or None if unknown.
-        key: names the clip's stream of randomness; the same clip has the same key on every worker and rank.
+        key: names the clip's stream of randomness, for selectors that draw: made of seed, epoch and the clip's content,
+            so the same on every worker, rank and machine, wherever the file lies.
     """
 
     size: int
@@ -69,9 +70,12 @@ class FrameSelector(ABC):
 
     Attributes:
         needs_features: `select` must be given features.
+        draws: `pick` reads ``view.key``. Set it in a selector of yours that draws: otherwise the collator does not name
+            the clip, all clips have the same key, and nobody is warned if the epoch is never told.
     """
 
     needs_features: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
 
     def select(self, view: ClipView, n: int) -> np.ndarray:
         """``n`` frames in order of time; of a clip shorter than that all frames, the last one repeated.
@@ -117,6 +121,8 @@ class UniformFrames(FrameSelector):
 class SegmentFrames(FrameSelector):
     """A random frame of each of n equal segments."""
 
+    draws = True
+
     def pick(self, view: ClipView, n: int) -> np.ndarray:
         edges = np.arange(n + 1) * view.size // n
         frames: np.ndarray = numpy_generator(*view.key).integers(edges[:-1], edges[1:])
@@ -125,6 +131,8 @@ class SegmentFrames(FrameSelector):
 
 class RandomFrames(FrameSelector):
     """Any n different frames."""
+
+    draws = True
 
     def pick(self, view: ClipView, n: int) -> np.ndarray:
         frames: np.ndarray = numpy_generator(*view.key).permutation(view.size)[:n]

@@ -76,13 +76,18 @@ def test_videos_of_different_sizes_need_a_processor(clips):
     assert batch["pixel_values"].shape == (2, 4, 3, 32, 32)
 
 
-def test_a_draw_depends_on_seed_epoch_and_clip_only(clips):
+def test_a_draw_depends_on_seed_epoch_and_clip_only(clips, tmp_path):
     def frames(seed, epoch, clip):
         collate = FrameSelectionCollator(SegmentFrames(), 4, seed=seed)
         collate.set_epoch(epoch)
         return collate.select(clip).tolist()
 
     assert frames(0, 0, clips[0]) == frames(0, 0, clips[0])
+    for folder in ("here", "there"):  # nor on where the file lies
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{folder}.mp4").write_bytes(clips[0])
+        assert frames(0, 1, tmp_path / folder / f"{folder}.mp4") == frames(0, 1, clips[0])
+    assert frames(0, 0, clips[0]) != frames(0, 0, clips[0] + b"free")
     draws = [frames(seed, epoch, clips[0]) for seed in range(3) for epoch in range(3)]
     assert len({tuple(draw) for draw in draws}) > 5
 
@@ -103,6 +108,9 @@ def test_drawing_the_same_frames_each_epoch_is_said(clips):
     assert told.epoch == copy.deepcopy(told).epoch == 3
     for _ in range(2):
         FrameSelectionCollator(UniformFrames(), 4)(batch)  # draws nothing
+    short = FrameSelectionCollator(SegmentFrames(), 4)
+    for _ in range(3):
+        short([(clips[2], 0)])  # of two frames nothing can be drawn
 
 
 class Decoder:
@@ -134,10 +142,26 @@ def test_clips_with_the_same_ends_never_share_features(tmp_path):
     assert frames.tolist() == FrameSelectionCollator(SegmentFrames(), 3, seed=1).select(Decoder(first)).tolist()
 
 
-def test_a_clip_is_named_only_for_those_who_ask():
+def test_a_clip_is_named_only_for_selectors_that_draw():
+    keys = []
+
+    class Mine(UniformFrames):
+        def pick(self, view, n):
+            keys.append(view.key)
+            return super().pick(view, n)
+
     decoder = Decoder(torch.zeros(20, 3, 24, 32, dtype=torch.uint8))
-    frames = FrameSelectionCollator(UniformFrames(), 3)([(decoder, 0)])["frame_indices"]
+    frames = FrameSelectionCollator(Mine(), 3)([(decoder, 0)])["frame_indices"]
     assert decoder.asked == frames[0].tolist()
+    Mine.draws = True
+    collate = FrameSelectionCollator(Mine(), 3, seed=5)
+    for clip in (decoder, Decoder(torch.ones(20, 3, 24, 32, dtype=torch.uint8))):
+        collate([(clip, 0)])
+    assert keys[0] == (0,)
+    assert keys[1][:2] == keys[2][:2] == (5, 0)
+    assert keys[1] != keys[2]
+    with pytest.warns(NoEffectWarning):
+        collate([(decoder, 0)])
 
 
 def test_sparse_candidates_bound_what_is_read(clips):
