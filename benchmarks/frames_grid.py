@@ -1,18 +1,20 @@
 """Search-Map-Search on GRID: a word is visible only in a short window that no method is shown.
 
 850 clips, cross-validated: seed s trains on four fifths and tests on fifth s, so that five seeds test every clip once.
-Frames are grey thumbnails through PCA-48 (fitted without the test clips), five frames of context; the classifier is a
-small network on frames, logits averaged. Every selector that reads features reads those of the same 75 frames, and n
-frames go to the classifier; "all frames" is the mean over everything at the same cost of features.
+A frame's feature: the piece of the clip's grey thumbnails that changes most from frame to frame (the mouth, found
+without any label), minus the clip's mean, through PCA-48 (fitted without the test clips), five frames of context. The
+classifier is a small network on frames, logits averaged. Every selector that reads features reads those of the same 75
+frames, and n frames go to the classifier; "all frames" is the mean over everything at the same cost of features. Piece,
+epochs and the map's settings were chosen on fifth 0 of the words `adverb` and `preposition`, which are not reported.
 
 "infer": one classifier for all, fitted on random frames as `search_frames` fits its own (two rounds, drawn and weighted
 by time). "train and infer": a classifier fitted on the frames that the selector chose. Reported: accuracy, SMS minus
-the selector on the same clips with a 95 % interval (bootstrap over clips), the share of chosen frames in the true
-window. "oracle" and "true window" use what no method has; "time profile" takes the n moments that stage 1 chose most
-often in the training clips; "SMS, top n" takes the n frames nearest to the map's prediction one by one, without the
-search of stage 3. The map was searched with n = 8; n = 4 uses it too.
+the selector with a 95 % interval (Student's t over the fifths, each of which has models, search and test clips of its
+own), the share of chosen frames in the true window. "oracle" and "true window" use what no method has; "time profile"
+takes the n moments that stage 1 chose most often in the training clips; "SMS, top n" takes the n frames nearest to the
+map's prediction one by one, without the search of stage 3. The map was searched with n = 8; n = 4 uses it too.
 
-Each fifth is kept in ``--work`` when done, so that an interrupted run goes on.
+Each fifth is kept in ``--work`` when done, under the settings' fingerprint, so that an interrupted run goes on.
 ``python -m benchmarks.frames_grid [--quick] [--data PATH] [--work DIR] [--labels command color digit] [--seeds 5]``
 """
 
@@ -30,6 +32,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.curriculum_common import T_95
+from tamis._core.policy import fingerprint
 from tamis._core.rng import numpy_generator
 from tamis.search.frames import search_clip, search_frames
 from tamis.search.frames_models import fit_on_frames, out_of_fold_logits, time_weights, weigh
@@ -51,10 +55,16 @@ RESULT = Path(__file__).parent / "results" / "frames_grid.json"
 DATA = Path(__file__).parents[2] / "shared" / "data"
 WORK = Path(tempfile.gettempdir()) / "tamis_frames_grid"
 WORDS = ("command", "color", "preposition", "letter", "digit", "adverb")
-SIZE, COMPONENTS, CONTEXT, FOLDS = (32, 48), 48, (-4, -2, 0, 2, 4), 5
-CHOSEN, EVALUATIONS, EPOCHS, INNER_FOLDS = (8, 4), 800, 15, 4
-MAP = MapConfig(width=64, epochs=8)
-KEPT = ("uniform", "SMS", "true window")  # frames of these go to benchmarks/frames_transfer.py
+THUMBNAIL, SIZE, COMPONENTS, CONTEXT, FOLDS = (96, 120), (32, 48), 48, (-4, -2, 0, 2, 4), 5
+CHOSEN, EVALUATIONS, EPOCHS, INNER_FOLDS = (8, 4), 800, 40, 4
+MAP = MapConfig(width=128, epochs=20)
+SETTINGS = fingerprint(THUMBNAIL, SIZE, COMPONENTS, CONTEXT, FOLDS, CHOSEN, EVALUATIONS, EPOCHS, INNER_FOLDS, repr(MAP))
+KEPT = (
+    "uniform",
+    "confident (SCSampler-like)",
+    "SMS",
+    "true window",
+)  # frames of these go to benchmarks/frames_transfer.py
 NOT_TRAINED = ("all frames", "oracle (stage 1 with the test label)")
 Chosen = dict[int, np.ndarray]  # frames by clip
 
@@ -73,22 +83,34 @@ def words_of(data: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def load(data: Path, work: Path) -> list[np.ndarray]:
-    """Grey thumbnails float32 [m, h w] of each clip; decoded once, then kept in ``work``."""
+    """The `liveliest` piece of each clip, float32 [m, h w]; decoded once, then kept in ``work``."""
     import pyarrow.parquet as pq
 
-    kept = work / "thumbnails.npz"
+    kept = work / f"pieces-{THUMBNAIL}-{SIZE}.npz"
     if kept.exists():
         with np.load(kept) as file:
             return [file[name].astype(np.float32) / 255 for name in file.files]
     clips = []
     for content in pq.read_table(data / "grid_s1" / "clips.parquet", columns=["video"]).to_pydict()["video"]:
         video = open_video(content)
-        grey = thumbnails(video.frames(np.arange(video.num_frames), SIZE), SIZE).numpy()
-        clips.append((255 * grey).round().astype(np.uint8))
+        grey = thumbnails(video.frames(np.arange(video.num_frames), THUMBNAIL), THUMBNAIL).numpy()
+        piece = liveliest(grey.reshape(-1, *THUMBNAIL)).reshape(len(grey), -1)
+        clips.append((255 * piece).round().astype(np.uint8))
         video.close()
     work.mkdir(parents=True, exist_ok=True)
     np.savez(kept, *clips)
     return [clip.astype(np.float32) / 255 for clip in clips]
+
+
+def liveliest(frames: np.ndarray) -> np.ndarray:
+    """[m, H, W] -> [m, h, w], the piece of `SIZE` with the largest mean change from one frame to the next."""
+    change = np.abs(np.diff(frames, axis=0)).mean(0)
+    sums = np.pad(change.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    h, w = SIZE
+    found = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]
+    top, left = np.unravel_index(found.argmax(), found.shape)
+    piece: np.ndarray = frames[:, top : top + h, left : left + w]
+    return piece
 
 
 def split(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +120,8 @@ def split(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def features_of(clips: list[np.ndarray], train: np.ndarray) -> list[np.ndarray]:
-    """Whitened principal components with context, fitted on the training clips."""
+    """Whitened principal components of what differs from the clip's mean, with context; fitted on training clips."""
+    clips = [clip - clip.mean(0) for clip in clips]
     stacked = np.concatenate([clips[i][::5] for i in train])
     mean = stacked.mean(0)
     values, vectors = np.linalg.eigh(np.cov((stacked - mean).T))
@@ -207,20 +230,31 @@ def _stretched(profile: np.ndarray, m: int) -> np.ndarray:
     return profile[((np.arange(m) + 0.5) / m * len(profile)).astype(np.int64)]
 
 
-def interval(difference: np.ndarray) -> list[float]:
-    """95 % bootstrap interval of the mean over clips."""
-    draws = numpy_generator(2).integers(len(difference), size=(2000, len(difference)))
-    return np.quantile(difference[draws].mean(1), (0.025, 0.975)).tolist()
+def interval(differences: np.ndarray) -> list[float] | None:
+    """95 % interval of the mean over the fifths, Student's t; None of a single one."""
+    if len(differences) < 2:
+        return None
+    half = T_95[len(differences)] * differences.std(ddof=1) / len(differences) ** 0.5
+    return [float(differences.mean() - half), float(differences.mean() + half)]
 
 
-def table(right: dict[str, np.ndarray], share: dict[str, np.ndarray]) -> dict[str, Any]:
-    """A row for each method."""
+def table(right: dict[str, list[np.ndarray]], share: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+    """A row for each method from its hits and shares, one array a fifth."""
     rows = {}
     for name, hits in right.items():
-        rows[name] = {"accuracy": float(hits.mean()), "share in window": float(share[name].mean())}
+        rows[name] = {
+            "accuracy": float(np.concatenate(hits).mean()),
+            "share in window": float(np.concatenate(share[name]).mean()),
+        }
         if name != "SMS":
-            rows[name] |= {"SMS minus it": float((right["SMS"] - hits).mean()), "95 %": interval(right["SMS"] - hits)}
+            gaps = np.array([a.mean() - b.mean() for a, b in zip(right["SMS"], hits, strict=True)])
+            rows[name] |= {"SMS minus it": float(gaps.mean()), "95 %": interval(gaps)}
     return rows
+
+
+def fifth(work: Path, word: str, seed: int) -> Path:
+    """The file of a fifth that is done."""
+    return work / f"{word}-{seed}-{SETTINGS[-8:]}.json"
 
 
 def joined(folds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -231,7 +265,7 @@ def joined(folds: list[dict[str, Any]]) -> dict[str, Any]:
     }
     for n in map(str, CHOSEN):
         parts = {
-            mode: {name: np.concatenate([f[n][mode][name] for f in folds]).astype(float) for name in folds[0][n][mode]}
+            mode: {name: [np.array(f[n][mode][name], float) for f in folds] for name in folds[0][n][mode]}
             for mode in ("share", "infer", "train and infer")
         }
         for mode in ("infer", "train and infer"):
@@ -258,7 +292,7 @@ def main(argv: list[str] | None = None) -> None:
         "benchmark": "frames_grid",
         "claim": "SMS against every selector on words visible in a short window only; 850 real clips, one speaker",
         "seeds": list(range(args.seeds)),
-        "data": "grid_s1, 850 clips, 5-fold (seed s tests fifth s)",
+        "data": "grid_s1, 850 clips, 5-fold (seed s tests fifth s); frames: the liveliest 32x48 of 96x120",
         "budget": {"evaluations a clip": EVALUATIONS, "map epochs": MAP.epochs, "epochs of frame models": EPOCHS},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "figures": {},
@@ -266,7 +300,7 @@ def main(argv: list[str] | None = None) -> None:
     for seed in range(args.seeds):
         features: list[np.ndarray] = []
         for word in args.labels:
-            kept = args.work / f"{word}-{seed}.json"
+            kept = fifth(args.work, word, seed)
             if kept.exists():
                 continue
             start = time.perf_counter()
@@ -275,7 +309,7 @@ def main(argv: list[str] | None = None) -> None:
             kept.with_suffix(".tmp").replace(kept)
             print(f"{word}, seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
     for word in args.labels:
-        folds = [json.loads((args.work / f"{word}-{seed}.json").read_text()) for seed in range(args.seeds)]
+        folds = [json.loads(fifth(args.work, word, seed).read_text()) for seed in range(args.seeds)]
         result["figures"][word] = joined(folds)
         for name, rows in result["figures"][word].items():
             print(word, name, json.dumps(rows, indent=1))
