@@ -39,6 +39,7 @@ Unstated in the text: start, optimizer and learning rate of alpha, weight decay,
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -48,10 +49,11 @@ from torch import Tensor, nn
 
 from tamis._core.checks import check_int
 from tamis._core.distributed import all_mean_
+from tamis._core.errors import NoEffectWarning
 from tamis._core.rng import torch_generator
 from tamis.pruners.base import Pruner
 from tamis.pruners.correlation import correlation, spectrum, top_pairs, weighted_moments
-from tamis.pruners.dimreg_config import CLOSED, OPEN, DimRegConfig, check_keep
+from tamis.pruners.dimreg_config import CLOSED, OPEN, DimRegConfig, check_keep, gate_costs
 from tamis.pruners.dimreg_cut import DimRegReport, cut_gated, refuse_unsettled
 from tamis.pruners.gates import find_tables, install
 from tamis.pruners.plan import PruningPlan
@@ -93,8 +95,11 @@ class DimReg(Pruner):
         total_steps: how many optimizer steps the training will have; a trainer's callback calls `begin` instead.
 
     Raises:
-        TypeError: ``model`` is wrapped already, or a named module is no plain embedding.
+        TypeError: ``model`` is no model, or wrapped already, or a named module is no plain embedding.
         ValueError: ``keep`` or ``budget_bytes`` out of range or both given, or a table that `find_tables` refuses.
+
+    Warns:
+        NoEffectWarning: the budget holds every dimension.
     """
 
     def __init__(
@@ -119,9 +124,13 @@ class DimReg(Pruner):
         self.tables = find_tables(model, tables)
         self.report: DimRegReport | None = None
         self._widths = [table.width for table in self.tables]
-        self._cost, self._budget = self._costs(keep, budget_bytes)
+        self._cost, self._budget = gate_costs(self.tables, keep, budget_bytes)
         self._settings = {"keep": keep, "budget_bytes": budget_bytes, **asdict(self.config)}
         self._target = min(1.0, self._budget / float(self._cost.sum()))
+        if self._target == 1.0 and self.config.split == "budget":
+            what = f"keep={keep:g}" if budget_bytes is None else f"budget_bytes={budget_bytes}"
+            words = f"DimReg: {what} holds every dimension, so nothing will be pruned; try keep=0.2"
+            warnings.warn(words, NoEffectWarning, stacklevel=2)
         self._total_steps: int | None = None
         if total_steps is not None:
             self.begin(total_steps)
@@ -140,16 +149,6 @@ class DimReg(Pruner):
         self._spectra = torch.cat([torch.full((width,), 1 / width) for width in self._widths])
         self._moments = torch.zeros(2, count)
         self._leaf = torch.zeros(count, requires_grad=True)  # takes the penalty's gradient, apart from the task's
-
-    def _costs(self, keep: float, budget_bytes: int | None) -> tuple[Tensor, float]:
-        """Cost per gate [n], float64, and the budget in the same unit."""
-        if budget_bytes is None:
-            cost = torch.ones(sum(self._widths), dtype=torch.float64)
-            return cost, max(1.0, round(keep * len(cost)))
-        per_table = torch.tensor([float(table.dim_bytes) for table in self.tables], dtype=torch.float64)
-        cheapest = min(self.tables, key=lambda table: table.dim_bytes)
-        check_int("budget_bytes", budget_bytes, low=cheapest.dim_bytes)
-        return per_table.repeat_interleave(torch.tensor(self._widths)), float(budget_bytes)
 
     # ---- gates
 

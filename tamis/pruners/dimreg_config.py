@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from tamis._core.checks import check_choice, check_int, check_range
 from tamis._core.rng import check_seed
+from tamis.pruners.gates import Table
 
-__all__ = ["CLOSED", "OPEN", "DimRegConfig", "check_keep"]
+__all__ = ["CLOSED", "OPEN", "DimRegConfig", "check_keep", "gate_costs"]
 
 OPEN, CLOSED = 4.0, -12.0  # logits between which mirror descent moves a gate: phi = 0.982 and 6e-6
 
@@ -26,6 +31,25 @@ def check_keep(keep: float) -> float:
         if 1 < keep <= 100:
             raise ValueError(f"{error}, a share; did you mean {keep / 100:g}?") from None
         raise
+
+
+def gate_costs(tables: Sequence[Table], keep: float, budget_bytes: int | None) -> tuple[Tensor, float]:
+    """Cost per gate [n], float64, and the budget in the same unit: dimensions, or bytes with ``budget_bytes``.
+
+    Raises:
+        TypeError: ``budget_bytes`` is no int.
+        ValueError: it holds not even one dimension.
+    """
+    widths = [table.width for table in tables]
+    if budget_bytes is None:
+        return torch.ones(sum(widths), dtype=torch.float64), max(1.0, round(keep * sum(widths)))
+    cheapest = min(tables, key=lambda table: table.dim_bytes)
+    try:
+        check_int("budget_bytes", budget_bytes, low=cheapest.dim_bytes)
+    except ValueError as error:
+        raise ValueError(f"{error}, the bytes of one dimension of the smallest table, {cheapest.field!r}") from None
+    per_table = torch.tensor([float(table.dim_bytes) for table in tables], dtype=torch.float64)
+    return per_table.repeat_interleave(torch.tensor(widths)), float(budget_bytes)
 
 
 @dataclass(frozen=True)

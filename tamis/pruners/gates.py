@@ -182,8 +182,14 @@ def find_tables(model: nn.Module, tables: Mapping[str, str] | None = None) -> li
 
     Raises:
         ValueError: no table, an unknown path, a table named twice, one without rows or with ``max_norm`` named.
-        TypeError: a named module is not an embedding, or a subclass with a forward of its own.
+        TypeError: ``model`` is no model, or a named module no embedding or a subclass with a forward of its own.
     """
+    if not isinstance(model, nn.Module):
+        name = getattr(model, "__name__", type(model).__name__)
+        raise TypeError(
+            f"model={name}: must be a model, an nn.Module, not a class or a state dict; build the model, and "
+            "load_state_dict into it where you have one"
+        )
     found: dict[int, Table] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         if type(module) not in _GATED:

@@ -38,9 +38,11 @@ def load_pruned(model: Any, path: str | os.PathLike[str]) -> Any:
         The cut model; every weight is the saved one, bit for bit, if the dtypes are the same.
 
     Raises:
+        TypeError: ``model`` is neither.
         PolicyError: no weights or no plan there, a plan of another model (with both shapes), or weights that do not
             match the model exactly.
     """
+    _check_model(model)
     folder = Path(path)
     files = _weight_files(folder)
     network = _build(model, folder) if isinstance(model, type) else model
@@ -65,6 +67,20 @@ def load_pruned(model: Any, path: str | os.PathLike[str]) -> Any:
         )
     _fill(network, files)
     return network
+
+
+def _check_model(model: Any) -> None:
+    if isinstance(model, type):
+        if hasattr(model, "from_config") or hasattr(model, "config_class"):
+            return
+        raise TypeError(
+            f"model={model.__name__}: is a class that says nothing of its sizes; build the unpruned model first, "
+            f"load_pruned({model.__name__}(...), path)"
+        )
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model={type(model).__name__}: must be an unpruned model, an nn.Module; load_pruned(model, path)"
+        )
 
 
 def _build(cls: type, folder: Path) -> nn.Module:

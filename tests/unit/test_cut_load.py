@@ -57,6 +57,14 @@ def test_a_part_of_a_model_that_was_cut_is_found(tmp_path):
     assert torch.equal(loaded["head"].weight, model["head"].weight)
 
 
+def test_a_class_without_sizes_and_what_is_no_model_are_refused(saved):
+    _, folder = saved
+    with pytest.raises(TypeError, match=r"build the unpruned model first, load_pruned\(Linear\(\.\.\.\), path\)"):
+        tamis.load_pruned(nn.Linear, folder)
+    with pytest.raises(TypeError, match=r"model=dict: must be an unpruned model, an nn\.Module"):
+        tamis.load_pruned({}, folder)
+
+
 def test_shards_are_read(saved):
     model, folder = saved
     state = model.state_dict()

@@ -202,6 +202,13 @@ class Doubled(nn.Embedding):
 @pytest.mark.parametrize(
     ("model", "tables", "error", "words"),
     [
+        (
+            nn.Linear(2, 2).state_dict(),
+            None,
+            TypeError,
+            "model=OrderedDict: must be a model",
+        ),
+        (nn.Embedding, None, TypeError, "model=Embedding: must be a model.*build the model"),
         (nn.Linear(2, 2), None, ValueError, "must contain an nn.Embedding"),
         (nn.Sequential(nn.Embedding(9, 1)), None, ValueError, "at least two dimensions"),
         (nn.Sequential(gated(nn.Embedding(9, 4))), None, ValueError, r"its tables \(0\) are gated already"),
