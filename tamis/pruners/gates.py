@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from tamis._core.checks import check_type
 from tamis._core.distributed import all_sum_
 
 __all__ = ["GatedEmbedding", "GatedEmbeddingBag", "Table", "find_tables", "install", "remove"]
@@ -184,12 +185,8 @@ def find_tables(model: nn.Module, tables: Mapping[str, str] | None = None) -> li
         ValueError: no table, an unknown path, a table named twice, one without rows or with ``max_norm`` named.
         TypeError: ``model`` is no model, or a named module no embedding or a subclass with a forward of its own.
     """
-    if not isinstance(model, nn.Module):
-        name = getattr(model, "__name__", type(model).__name__)
-        raise TypeError(
-            f"model={name}: must be a model, an nn.Module, not a class or a state dict; build the model, and "
-            "load_state_dict into it where you have one"
-        )
+    cure = "a model, an nn.Module (build it first, and load_state_dict into it where you have a state dict)"
+    check_type("model", model, nn.Module, cure)
     found: dict[int, Table] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         if type(module) not in _GATED:
