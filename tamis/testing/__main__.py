@@ -1,4 +1,4 @@
-"""One process of `run_distributed`: ``python -m tamis.testing FUNCTION FOLDER KWARGS``, started by torchrun."""
+"""One process of `run_distributed`: ``python -m tamis.testing FOLDER OWNER``, started by torchrun."""
 
 import sys
 
