@@ -192,7 +192,8 @@ def main():
                 "seeds": {name: sorted(map(int, rows)) for name, rows in runs.items()},
                 "budget": f"{UPDATES} updates of {BATCH}; then equal sample-forwards, those of eight rounds of RCL",
                 "versions": {"torch": torch.__version__},
-                "figures": {name: tables(list(rows.values())) for name, rows in runs.items() if rows}, "runs": runs,
+                "figures": {name: tables(list(rows.values()), "rcl_8") for name, rows in runs.items() if rows},
+                "runs": runs,
             }  # fmt: skip
             args.out.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -115,29 +115,40 @@ def equal_budgets(run, pools, scores_of, measure, clean, *, updates, budget, eac
     return {**row, **spent}
 
 
-def tables(rows):
-    """Means over the seeds, and paired differences to random continuation with 95 % intervals, of every method.
+def tables(rows, ours):
+    """Means over the seeds, and paired differences with 95 % intervals of every method.
 
     Args:
         rows: one dict a seed: method -> its figures.
+        ours: the method whose differences to all others are given too.
     """
-    means, gaps = {}, {}
+    means = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         have = [row for row in rows if name in row]
         means[name] = {"seeds": len(have)}
         means[name] |= {key: float(np.mean([row[name][key] for row in have])) for key in have[0][name]}
-        keys = [key for key in have[0][name] if key.endswith(("updates)", "forwards)"))]
-        if keys and name != "random":
-            found = {key: paired(have, name, "random", key) for key in keys}
-            gaps[name] = {k: f["mean"] for k, f in found.items()} | {
-                f"{k}, 95 %": f["interval"] for k, f in found.items()
-            }
-    return {"mean": means, "minus random continuation": gaps}
+    methods = [name for name in means if name != "before"]
+    return {
+        "mean": means,
+        "minus random continuation": {name: gaps(rows, name, "random") for name in methods if name != "random"},
+        f"{ours} minus it": {name: gaps(rows, ours, name) for name in methods if name != ours and ours in methods},
+    }
+
+
+def gaps(rows, method, against):
+    """Differences of the test figures, over the seeds that have both."""
+    both = [row for row in rows if method in row and against in row]
+    result = {"seeds": len(both)}
+    for key in both[0][method] if both else ():
+        if key.endswith(("updates)", "forwards)")):
+            found = paired(both, method, against, key)
+            result |= {key: found["mean"], f"{key}, 95 %": found["interval"]}
+    return result
 
 
 def paired(rows, method, against, key):
     """Mean difference over the seeds and its 95 % interval (Student's t)."""
-    d = np.array([row[method][key] - row[against][key] for row in rows if method in row and against in row])
+    d = np.array([row[method][key] - row[against][key] for row in rows])
     if len(d) < 2:
         return {"mean": float(d.mean()), "interval": None}
     half = T_95[len(d)] * d.std(ddof=1) / len(d) ** 0.5

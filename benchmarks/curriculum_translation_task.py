@@ -68,10 +68,13 @@ def byte_pairs(texts):
     return tokenizer
 
 
-def task(data, corpus, group, seed, noise, n, longest=None):
-    """Draw a group's training pairs, shuffle the targets of a share of them, and split the held-out pairs by seed."""
+def task(data, corpus, seed, noise, n, longest=None, spare=False):
+    """Draw training pairs, shuffle the targets of a share of them, and split the held-out pairs, all by ``seed``.
+
+    ``spare`` puts held-out pairs without another role in the place of the test pairs: to settle how a method is run.
+    """
     train, held, test = frames(data, corpus, longest)
-    generator, own = numpy_generator(2027, group), numpy_generator(2028, seed)
+    generator = numpy_generator(2027, seed)
     train = train.iloc[generator.permutation(len(train))[:n]].reset_index(drop=True)
     wrong = np.flatnonzero(generator.random(n) < noise)
     targets = train["target"].to_numpy(copy=True)
@@ -86,8 +89,9 @@ def task(data, corpus, group, seed, noise, n, longest=None):
         ids = [[row.ids for row in tokenizer.encode_batch(frame[side].tolist())] for side in ("source", "target")]
         return [{"input_ids": [*x, END], "labels": [*y, END]} for x, y in zip(*ids, strict=True)]
 
-    order = own.permutation(len(held))
-    parts = [held.iloc[order[:400]], held.iloc[order[400:700]], test.iloc[generator.permutation(len(test))[:400]]]
+    order = generator.permutation(len(held))
+    last = held.iloc[order[700:1100]] if spare else test.iloc[generator.permutation(len(test))[:400]]
+    parts = [held.iloc[order[:400]], held.iloc[order[400:700]], last]
     parts = [part.iloc[part["source"].str.len().to_numpy().argsort(kind="stable")] for part in parts]
     return Task(items(train), train, clean, *map(items, parts), parts[2]["target"].tolist(), tokenizer)
 
