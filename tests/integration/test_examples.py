@@ -1,11 +1,18 @@
-"""Every example runs as a user would start it, at a small size."""
+"""Every example runs as a user would start it, at a small size.
+
+Those of one process run in this one: importing Trainer takes longer than most of them.
+"""
 
 import os
+import runpy
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -37,18 +44,53 @@ RUNS = {
 }
 
 
-def run(script, launcher, options, folder):
+def run_processes(script, options, folder):
+    """What ``torchrun --nproc_per_node 2 script options`` prints."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
-    command = [sys.executable, *launcher, str(EXAMPLES / script), *options]
+    command = [sys.executable, *TWO_PROCESSES, str(EXAMPLES / script), *options]
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
+@pytest.fixture
+def run(tmp_path, capsys, monkeypatch):
+    """A function that does what ``python script options`` does, and returns what was printed.
+
+    Its argv, path, folder, environment, torch generator and modules beside it are the script's own.
+    """
+
+    def run_here(script, options):
+        monkeypatch.setattr(sys, "argv", [str(EXAMPLES / script), *options])
+        monkeypatch.setattr(sys, "path", [str(EXAMPLES), *sys.path])
+        monkeypatch.chdir(tmp_path)
+        before, status = set(threading.enumerate()), None
+        with mock.patch.dict(os.environ), torch.random.fork_rng():
+            torch.random.default_generator.manual_seed(0)
+            try:
+                runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+            except SystemExit as end:
+                status = end.code
+            finally:
+                for path in EXAMPLES.glob("*.py"):
+                    sys.modules.pop(path.stem, None)
+        assert not status, status
+        left = [thread.name for thread in set(threading.enumerate()) - before if not thread.daemon]
+        assert not left, f"{script} would not have ended: {left}"
+        return capsys.readouterr().out
+
+    return run_here
+
+
+@pytest.mark.filterwarnings(
+    "ignore::tamis.NoEffectWarning",  # two trials
+    "ignore:.*training samples are validation samples too",  # toy sentences repeat themselves
+)
 @pytest.mark.parametrize("script", RUNS)
-def test_example(script, tmp_path):
+def test_example(script, tmp_path, run):
     launcher, options, words = RUNS[script]
-    printed = run(script, launcher, [*options, "--out", str(tmp_path / "out")], tmp_path)
+    options = [*options, "--out", str(tmp_path / "out")]
+    printed = run_processes(script, options, tmp_path) if launcher else run(script, options)
     assert words in printed
     assert "uninterrupted: False" not in printed
 
@@ -60,8 +102,8 @@ def test_every_example_is_run_and_short():
     assert not [name for name in scripts if len((EXAMPLES / name).read_text().splitlines()) > 120]
 
 
-def test_demo_writes_its_report(tmp_path):
-    printed = run("demo_dimreg.py", [], ["--epochs", "1", "--out", str(tmp_path / "demo")], tmp_path)
+def test_demo_writes_its_report(tmp_path, run):
+    printed = run("demo_dimreg.py", ["--epochs", "1", "--out", str(tmp_path / "demo")])
     assert "test AUC" in printed
     page = (tmp_path / "demo" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
@@ -70,12 +112,12 @@ def test_demo_writes_its_report(tmp_path):
     }  # fmt: skip
 
 
-def test_demo_on_the_users_own_table(tmp_path):
+def test_demo_on_the_users_own_table(tmp_path, run):
     table = tmp_path / "own.csv"
     rows = [f"u{i % 40},i{i % 33},{'yes' if (i * 7) % 11 > 5 else 'no'}" for i in range(1500)]
     table.write_text("user,item,bought\n" + "\n".join(rows))
     options = ["--data", str(table), "--label", "bought", "--epochs", "1", "--out", str(tmp_path / "demo")]
-    assert "embedding parameters" in run("demo_dimreg.py", [], options, tmp_path)
+    assert "embedding parameters" in run("demo_dimreg.py", options)
 
 
 @pytest.mark.parametrize(
