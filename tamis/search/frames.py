@@ -27,10 +27,10 @@ chosen, and would pull the target away from what is to be seen. Both searches of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -40,19 +40,18 @@ from tamis._core.distributed import broadcast_object, parallel_map, rank
 from tamis._core.policy import DataInfo, SearchInfo, fingerprint
 from tamis._core.progress import progress_bar
 from tamis._core.rng import check_seed, numpy_generator, seed_of
+from tamis.search.frames_inputs import checked_labels, checked_logits, keep, read_features
 from tamis.search.frames_models import Fit, fit_frame_model, model_forwards, weighted_logits
-from tamis.search.frames_training import MapConfig, train_map
+from tamis.search.frames_training import MapConfig, MapResult, train_map
+from tamis.search.frames_unseen import compare_with_uniform, warn_if_no_better
 from tamis.search.journal import Journal
 from tamis.search.optimizers.guided_local_search import GLSConfig, MeanLogitObjective, guided_local_search
-from tamis.transforms.decode import open_video
-from tamis.transforms.frames import clip_identity
 from tamis.transforms.frames_encoder import FrameEncoder, PixelEncoder
 from tamis.transforms.frames_policy import FramePolicy, clip_features
 
 __all__ = ["MapConfig", "search_clip", "search_frames"]
 
 _CHUNK = 32  # clips searched between two writes to the journal
-_THUMBNAIL, _COMPONENTS, _NEIGHBOURS = (32, 48), 48, 1
 
 
 def search_frames(
@@ -61,6 +60,7 @@ def search_frames(
     num_frames: int = 8,
     *,
     encoder: FrameEncoder | None = None,
+    centred: bool = False,
     logits: Sequence[np.ndarray] | None = None,
     fit: Fit = fit_frame_model,
     folds: int = 5,
@@ -84,10 +84,11 @@ def search_frames(
 
     Args:
         videos: what `tamis.transforms.open_video` takes, or features already: float arrays [m, d].
-        labels: class of each video, 0 .. C - 1.
+        labels: class of each video, an integer 0 .. C - 1; every class needs two videos, unless ``logits`` are given.
         num_frames: n.
         encoder: features of frames; default: `PixelEncoder` fitted on the videos and stored in the policy. Not for
             features. With ``out`` it must have a ``digest()`` that changes with its weights.
+        centred: the default encoder subtracts each clip's own mean frame: for a fixed camera, see `PixelEncoder`.
         logits: out-of-fold logits of each video's frames, [m, C], if you have a model; else ``fit`` makes them.
         fit: (features, labels, seed) -> model of single frames, one for each fold; seed < 2**32.
         folds: number of models; each is asked only about videos it was not fitted on.
@@ -110,20 +111,24 @@ def search_frames(
         ValueError: lengths, labels or an option out of range; the message says which.
         TypeError: ``out``, and the encoder has no ``digest()``, or a video is a decoder of an unknown file.
         VideoError: a video cannot be read.
+
+    Warns:
+        NoEffectWarning: on the clips that the map was not trained on (``map_config.held_out``; 8 or more) the frames it
+            chooses are not better than uniform ones, see `frames_unseen`.
     """
-    labels = _checked_labels(labels, len(videos), folds)
+    labels = checked_labels(labels, len(videos), folds, fitted=logits is None)
     check_int("num_frames", num_frames, low=1)
     check_int("clip_length", clip_length, low=1)
     check_seed(seed)
     map_config, kept = map_config or MapConfig(), None if out is None else Path(out)
-    features, encoder = _features(videos, encoder, candidates, kept, seed)
+    features, encoder = read_features(videos, encoder, candidates, kept, seed, centred=centred)
     check_int("time_bins", time_bins, low=0)
     check_int("time_rounds", time_rounds, low=1)
     forwards = 0
     if logits is None:
         own_fit = fit is not fit_frame_model
         forwards = model_forwards(features, folds, time_rounds if time_bins else 1, trained=not own_fit)
-        logits = _keep(
+        logits = keep(
             None if own_fit else kept,
             "logits",
             fingerprint(features, labels, folds, seed, time_bins, time_rounds),
@@ -131,10 +136,9 @@ def search_frames(
                 features, labels, fit=fit, folds=folds, seed=seed, bins=time_bins, rounds=time_rounds
             ),
         )
-    if [len(rows) for rows in logits] != [len(rows) for rows in features]:
-        raise ValueError("logits: must be one array [m, C] a video, with a row for each candidate frame")
+    logits = checked_logits(logits, features, labels)
     options = {"num_frames": num_frames, "clip_length": clip_length, "budget": budget, "restarts": restarts}
-    config = {**options, "seed": seed, "telling": time_bins > 0, "data": fingerprint(list(logits), labels)}
+    config = {**options, "seed": seed, "telling": time_bins > 0, "data": fingerprint(logits, labels)}
     journal = Journal(None if kept is None else kept / "journal.jsonl", config)
     places = [_telling(rows) if time_bins else np.arange(len(rows)) for rows in logits]
     _search_all(logits, places, labels, journal, options, seed)
@@ -143,12 +147,9 @@ def search_frames(
     std = stacked.std(0)
     mean, std = stacked.mean(0), np.where(std > 1e-6 * max(float(std.max()), 1e-12), std, 1.0)
     rows = [clip_features(f, mean, std, time_waves, time_weight) for f in features]
-    result = broadcast_object(
-        train_map(rows, [r[c].mean(0) for r, c in zip(rows, chosen, strict=True)], map_config, seed=seed)
-        if rank() == 0
-        else None
-    )
-    evaluations = sum(journal.records[i]["evaluations"] for i in range(len(videos)))
+    targets = [r[c].mean(0) for r, c in zip(rows, chosen, strict=True)]
+    trained = train_map(rows, targets, map_config, seed=seed) if rank() == 0 else None
+    result = cast(MapResult, broadcast_object(trained))
     own = encoder if isinstance(encoder, PixelEncoder) else None
     policy = FramePolicy(
         num_frames=num_frames,
@@ -160,24 +161,30 @@ def search_frames(
         budget=budget,
         thumbnail=own.size if own else (0, 0),
         neighbours=own.neighbours if own else 0,
-        weights=result.weights if result else {},
+        centred=own.centred if own else False,
+        weights=result.weights,
         scale={"mean": torch.from_numpy(mean).float(), "std": torch.from_numpy(std).float()},
         encoder={"mean": own.mean, "components": own.components} if own else {},
         profile=_profile(chosen, [len(f) for f in features]),
         data=DataInfo(n=len(videos)),
-        search=SearchInfo(
-            seed=seed,
-            # a sample is one frame, through a frame model or through the map
-            budget={
-                "evaluations": evaluations,
-                "sample_forwards": forwards + (result.forwards if result else 0),
-            },
-            score=result.score if result else None,
-            config={**options, "folds": folds, "map": map_config.kind},
-        ),
     )
-    if kept is not None and rank() == 0:
-        policy.save(kept)
+    unseen = compare_with_uniform(policy.selector(), features, logits, labels, result.held, num_frames)
+    evaluations = sum(journal.records[i]["evaluations"] for i in range(len(videos)))
+    info = SearchInfo(
+        seed=seed,
+        # a sample is one frame, through a frame model or through the map
+        budget={
+            "evaluations": evaluations + unseen.evaluations,
+            "sample_forwards": forwards + result.forwards + unseen.forwards,
+        },
+        score=result.score,
+        config={**options, "folds": folds, "map": map_config.kind, **unseen.facts()},
+    )
+    policy = replace(policy, search=info)
+    if rank() == 0:
+        warn_if_no_better(unseen)
+        if kept is not None:
+            policy.save(kept)
     return policy
 
 
@@ -269,101 +276,8 @@ def _search_all(
             bar.update(len(missing[at : at + _CHUNK]))
 
 
-def _features(
-    videos: Sequence[Any], encoder: FrameEncoder | None, candidates: int, kept: Path | None, seed: int
-) -> tuple[list[np.ndarray], FrameEncoder | None]:
-    """Features of all videos; the encoder they are by, None if they came as features."""
-    if isinstance(videos[0], np.ndarray) and videos[0].ndim == 2:
-        if encoder is not None:
-            raise ValueError("encoder: the videos are features already; leave it out")
-        arrays = [np.asarray(video, dtype=np.float64) for video in videos]
-        wrong = [i for i, a in enumerate(arrays) if a.shape[1:] != arrays[0].shape[1:] or not np.isfinite(a).all()]
-        if wrong or not all(len(array) for array in arrays):
-            raise ValueError(f"videos[{wrong[:1] or '?'}]: features must be finite [m, {arrays[0].shape[1]}], m >= 1")
-        return arrays, None
-
-    def read(number: int, size: tuple[int, int]) -> torch.Tensor:
-        with closing(open_video(videos[number], f"number {number}")) as clip:
-            count = min(clip.num_frames, candidates)
-            places = (2 * np.arange(count, dtype=np.int64) + 1) * clip.num_frames // (2 * count)
-            return clip.frames(places, size)
-
-    model: Any = encoder
-    names = [] if kept is None else _names(videos, encoder)
-    if encoder is None:
-        few = numpy_generator(seed, 3).permutation(len(videos))[:200]
-        clips = parallel_map(lambda i: read(int(i), _THUMBNAIL), list(few))
-        model = PixelEncoder.fit(clips, size=_THUMBNAIL, dim=_COMPONENTS, neighbours=_NEIGHBOURS)
-
-    def encode(number: int) -> np.ndarray:
-        with torch.inference_mode():
-            return torch.as_tensor(model(read(number, model.size))).double().cpu().numpy()
-
-    digest = "" if kept is None else fingerprint(names, candidates, model.digest())
-    with progress_bar(total=len(videos), desc="frames: features") as bar:
-
-        def all_features() -> list[np.ndarray]:
-            found = []
-            for at in range(0, len(videos), _CHUNK):
-                found += parallel_map(encode, list(range(at, min(at + _CHUNK, len(videos)))))
-                bar.update(_CHUNK)
-            return found
-
-        return _keep(kept, "features", digest, all_features), model
-
-
-def _names(videos: Sequence[Any], encoder: FrameEncoder | None) -> list[str]:
-    """What tells whether features that were kept are of these videos."""
-    if encoder is not None and not hasattr(encoder, "digest"):
-        raise TypeError("out: the encoder has no digest(); give it one that changes with its weights, or leave out out")
-    names = []
-    for number, video in enumerate(videos):
-        identity = clip_identity(video)
-        if identity is None:
-            raise TypeError(
-                f"out: videos[{number}] is a decoder, which does not say what file it reads; pass paths or bytes, or "
-                "leave out out"
-            )
-        names.append(identity.hex())
-    return names
-
-
-def _keep(folder: Path | None, name: str, digest: str, make: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
-    """What ``make`` gives, or what it gave under the same digest and was kept in ``folder``."""
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
-    path = None if folder is None else folder / f"{name}.safetensors"
-    found = None
-    if path is not None and rank() == 0 and path.exists():
-        with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("digest") == digest:
-                found = [file.get_tensor(f"{i:07d}").numpy() for i in range(len(file.keys()))]
-    found = broadcast_object(found)
-    if found is None:
-        found = make()
-        if path is not None and rank() == 0:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            tensors = {f"{i:07d}": torch.from_numpy(np.ascontiguousarray(rows)) for i, rows in enumerate(found)}
-            save_file(tensors, path.with_suffix(".tmp"), metadata={"digest": digest})
-            path.with_suffix(".tmp").replace(path)
-    return found
-
-
 def _profile(chosen: list[np.ndarray], sizes: list[int]) -> torch.Tensor:
     """Share of the chosen frames in each hundredth of their clips: float32 [100], sum 1."""
     places = np.concatenate([(frames + 0.5) / size for frames, size in zip(chosen, sizes, strict=True)])
     counts = np.bincount((places * 100).astype(np.int64), minlength=100)
     return torch.from_numpy(counts / counts.sum()).float()
-
-
-def _checked_labels(labels: Sequence[int] | np.ndarray, count: int, folds: int) -> np.ndarray:
-    array = np.asarray(labels)
-    if array.shape != (count,) or array.dtype.kind not in "iu" or (count and array.min() < 0):
-        raise ValueError(f"labels={list(array.shape)}: must be {count} integers >= 0, one a video")
-    check_int("folds", folds, low=2, high=max(2, count))
-    if len(np.unique(array)) < 2:
-        raise ValueError("labels: all videos have the same label; there is nothing to tell apart")
-    if count < 2 * folds:
-        raise ValueError(f"videos={count}: must be at least {2 * folds}, two for each of {folds} folds")
-    return array.astype(np.int64)

@@ -67,12 +67,14 @@ class MapResult:
         score: mean cosine between prediction and target on the held-out clips, None without any.
         losses: mean cosine distance of each epoch.
         forwards: frames that went through the map; a step of training counts 3.
+        held: numbers of the held-out clips.
     """
 
     weights: dict[str, torch.Tensor]
     score: float | None
     losses: tuple[float, ...]
     forwards: int
+    held: tuple[int, ...]
 
 
 def train_map(rows: list[np.ndarray], targets: list[np.ndarray], config: MapConfig, *, seed: int = 0) -> MapResult:
@@ -120,7 +122,7 @@ def train_map(rows: list[np.ndarray], targets: list[np.ndarray], config: MapConf
             score = 1.0 - float(cosine_distance(network(*pack([rows[i] for i in held])), wanted[held]).mean())
     weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     forwards = 3 * config.epochs * sum(len(rows[i]) for i in used) + sum(len(rows[i]) for i in held)
-    return MapResult(weights, score, tuple(losses), forwards)
+    return MapResult(weights, score, tuple(losses), forwards, tuple(held.tolist()))
 
 
 def cosine_distance(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

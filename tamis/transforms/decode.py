@@ -90,11 +90,15 @@ def open_video(source: Any, name: str = "?", *, backend: str = "auto") -> VideoF
         path, content = source.get("path"), source.get("bytes")
         name = str(path) if path else name
         source = content if content is not None else path
+    if source is None:
+        raise VideoError(f"video {name}: is None; leave rows without a video out")
     if isinstance(source, (str, os.PathLike)):
         name, source = str(source), os.fspath(source)
-        if not os.path.exists(source):
-            raise VideoError(f"video {name}: no such file")
+        if not os.path.isfile(source):
+            raise VideoError(f"video {name}: {'is a folder; give a file' if os.path.isdir(source) else 'no such file'}")
     if isinstance(source, (str, bytes)):
+        if not (len(source) if isinstance(source, bytes) else os.path.getsize(source)):
+            raise VideoError(f"video {name}: is empty, 0 bytes")
         return _open_file(source, name, backend)
     if hasattr(source, "get_frames_at"):
         return TorchcodecFrames(source, name)
@@ -190,7 +194,7 @@ class PyAVFrames(VideoFrames):
         self.close()
         self.container = av.open(io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source)
         if not self.container.streams.video:
-            raise VideoError(f"video {self.name}: has no video stream")
+            raise VideoError(f"video {self.name}: has no video stream, only sound or data")
         self.stream = self.container.streams.video[0]
 
     def _scan(self) -> None:

@@ -58,6 +58,8 @@ class FrameSelectionCollator:
             thumbnails.
         candidates: at most this many frames are looked at, evenly spread over the clip; for selectors that read
             features. It bounds memory and time, however long the video.
+        distinct: of a `FramePolicy`: T different frames of every clip that has as many. Without it the search may
+            choose a frame several times, as in the thesis; for models that look at motion, True is what you want.
         short: a clip with fewer than T frames: ``"repeat"`` its last frame, or ``"error"``.
         on_error: a video that cannot be read: ``"raise"``, or ``"skip"``: another sample of the batch takes its place
             with the label -100, so that the batch stays whole and the loss passes over it; a warning gives the count,
@@ -86,6 +88,7 @@ class FrameSelectionCollator:
         label: str = "label",
         encoder: FrameEncoder | None = None,
         candidates: int = 256,
+        distinct: bool = False,
         short: str = "repeat",
         on_error: str = "raise",
         backend: str = "auto",
@@ -96,7 +99,9 @@ class FrameSelectionCollator:
             own: FrameEncoder | None = selector.pixel_encoder()
             if encoder is None and own is None:
                 raise PolicyError("encoder=None: the policy was searched with an encoder of your own; pass it")
-            selector, encoder = selector.selector(), own if encoder is None else encoder
+            selector, encoder = selector.selector(distinct=distinct), own if encoder is None else encoder
+        elif distinct:
+            raise ValueError("distinct=True: is for a FramePolicy; a FrameSelector decides itself, leave it out")
         if not isinstance(selector, FrameSelector):
             raise TypeError(f"selector={selector!r}: must be a FramePolicy or a FrameSelector")
         self.selector, self.processor = selector, processor

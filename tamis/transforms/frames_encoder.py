@@ -43,12 +43,15 @@ class PixelEncoder:
         mean: float32 [h w], subtracted.
         components: float32 [d0, h w].
         neighbours: frames before and after that are appended (the first and last repeat): d = d0 (2 neighbours + 1).
+        centred: each clip's mean over the frames looked at is subtracted first. For a fixed camera, where what moves is
+            what tells; not where the scene itself is the class, nor for single pictures.
     """
 
     size: tuple[int, int]
     mean: torch.Tensor
     components: torch.Tensor
     neighbours: int = 0
+    centred: bool = False
 
     def __post_init__(self) -> None:
         pixels = self.size[0] * self.size[1]
@@ -71,6 +74,7 @@ class PixelEncoder:
         dim: int = 48,
         neighbours: int = 1,
         whiten: bool = True,
+        centred: bool = False,
     ) -> PixelEncoder:
         """Principal components of the frames of ``clips``, in one pass.
 
@@ -80,6 +84,7 @@ class PixelEncoder:
             dim: d0, at most h w.
             neighbours: as the attribute.
             whiten: scale each component to variance 1.
+            centred: as the attribute.
 
         Raises:
             ValueError: no clips, or of another size.
@@ -87,7 +92,7 @@ class PixelEncoder:
         check_int("dim", dim, low=1, high=size[0] * size[1])
         count, total, square = 0, np.zeros(size[0] * size[1]), np.zeros((size[0] * size[1],) * 2)
         for clip in clips:
-            grey = thumbnails(clip, size).double().numpy()
+            grey = _grey(clip, size, centred).double().numpy()
             count, total = count + len(grey), total + grey.sum(0)
             square += grey.T @ grey
         if not count:
@@ -99,10 +104,10 @@ class PixelEncoder:
         if whiten:
             components = components / np.sqrt(np.maximum(values[::-1][:dim, None], 1e-12 * max(values[-1], 1e-12)))
         rows = torch.from_numpy(np.ascontiguousarray(components)).float()
-        return cls(size, torch.from_numpy(mean).float(), rows, neighbours)
+        return cls(size, torch.from_numpy(mean).float(), rows, neighbours, centred)
 
     def __call__(self, frames: torch.Tensor) -> np.ndarray:
-        plain = ((thumbnails(frames, self.size) - self.mean) @ self.components.T).numpy()
+        plain = ((_grey(frames, self.size, self.centred) - self.mean) @ self.components.T).numpy()
         places = np.arange(len(plain))
         shifts: Sequence[int] = range(-self.neighbours, self.neighbours + 1)
         return np.concatenate([plain[np.clip(places + by, 0, len(plain) - 1)] for by in shifts], axis=1)
@@ -114,7 +119,7 @@ class PixelEncoder:
 
     def digest(self) -> str:
         """sha256 over everything that shapes the features."""
-        return fingerprint(list(self.size), self.neighbours, self.mean, self.components)
+        return fingerprint(list(self.size), self.neighbours, self.centred, self.mean, self.components)
 
 
 def thumbnails(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -127,3 +132,8 @@ def thumbnails(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         raise ValueError(f"frames={list(frames.shape)}: must be [m, 3, {size[0]}, {size[1]}]")
     weights = torch.tensor([0.299, 0.587, 0.114]) / 255
     return torch.einsum("mchw,c->mhw", frames.float(), weights).flatten(1)
+
+
+def _grey(frames: torch.Tensor, size: tuple[int, int], centred: bool) -> torch.Tensor:
+    grey = thumbnails(frames, size)
+    return grey - grey.mean(0) if centred else grey

@@ -31,7 +31,7 @@ from tamis._core.checks import check_choice, check_int, check_range
 from tamis._core.errors import PolicyError
 from tamis._core.policy import Policy, register_policy
 from tamis.transforms.frames_encoder import PixelEncoder
-from tamis.transforms.frames_gls import CosineObjective, GLSConfig, guided_local_search
+from tamis.transforms.frames_gls import CosineObjective, FrameObjective, GLSConfig, GLSResult, guided_local_search
 from tamis.transforms.frames_map import MAPS, make_map
 from tamis.transforms.selectors import ClipView, FrameSelector
 
@@ -53,11 +53,14 @@ class FramePolicy(Policy):
         budget: most evaluations of the search for one clip.
         thumbnail: (height, width) of the policy's own encoder, (0, 0) if the features come from the user's.
         neighbours: of the policy's own encoder.
+        centred: of the policy's own encoder.
         weights: of the map, by parameter.
         scale: ``mean`` and ``std``, float32 [d], of the features.
         encoder: ``mean`` and ``components`` of the policy's own encoder; empty for the user's.
         profile: float32 [100], share of the searched frames (stage 1) in each hundredth of their clips.
     """
+
+    schema = 2  # 1 had no ``centred``
 
     num_frames: int
     feature_size: int
@@ -68,6 +71,7 @@ class FramePolicy(Policy):
     budget: int = 3000
     thumbnail: tuple[int, int] = (0, 0)
     neighbours: int = 0
+    centred: bool = False
     weights: dict[str, torch.Tensor]
     scale: dict[str, torch.Tensor]
     encoder: dict[str, torch.Tensor]
@@ -96,6 +100,12 @@ class FramePolicy(Policy):
             raise ValueError(f"feature_size={self.feature_size}: the encoder gives {encoder.dim}")
         self.build_map()  # refuses weights that do not fit
 
+    @classmethod
+    def migrate(
+        cls, spec: dict[str, Any], tensors: dict[str, torch.Tensor], schema: int
+    ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        return {**spec, "centred": False}, tensors
+
     def build_map(self) -> torch.nn.Module:
         """The mapping network with its weights, in eval mode."""
         network = make_map(self.map, self.feature_size + 2 * self.time_waves, self.width, seed=0)
@@ -113,11 +123,12 @@ class FramePolicy(Policy):
         """The policy's own encoder, or None if it was searched with the user's."""
         if not self.encoder:
             return None
-        return PixelEncoder(self.thumbnail, self.encoder["mean"], self.encoder["components"], self.neighbours)
+        mean, components = self.encoder["mean"], self.encoder["components"]
+        return PixelEncoder(self.thumbnail, mean, components, self.neighbours, self.centred)
 
-    def selector(self) -> SearchedFrames:
-        """What `FrameSelectionCollator` uses."""
-        return SearchedFrames(self)
+    def selector(self, *, distinct: bool = False) -> SearchedFrames:
+        """What `FrameSelectionCollator` uses; ``distinct`` as `SearchedFrames`."""
+        return SearchedFrames(self, distinct=distinct)
 
     def check(self, subject: Any, /) -> tuple[str, ...]:
         """Compare the size of ``subject``'s features (an array [m, d]) too.
@@ -139,6 +150,7 @@ class FramePolicy(Policy):
         """The policy in words."""
         peak = int(self.profile.argmax())
         own = f"thumbnails {self.thumbnail[0]}x{self.thumbnail[1]}" if self.encoder else "an encoder of yours"
+        own += " less the clip's mean" if self.centred else ""
         waves = f", with {self.time_waves} waves of time" if self.time_waves else ""
         lines = [
             f"Search-Map-Search: {self.num_frames} frames of a clip, chosen together",
@@ -150,6 +162,7 @@ class FramePolicy(Policy):
             budget = ", ".join(f"{value:,} {name}" for name, value in sorted(self.search.budget.items()))
             score = "" if self.search.score is None else f", cosine on unseen clips {self.search.score:.3f}"
             lines.append(f"  found with {budget} (seed {self.search.seed}){score}")
+            lines += _against_uniform(self.search.config)
         return "\n".join(lines)
 
     def draw(self, figure: Any) -> None:
@@ -160,30 +173,53 @@ class FramePolicy(Policy):
         axes.set(xlabel="% of the clip", ylabel="share of the searched frames", title="best frames of training clips")
 
 
+def _against_uniform(facts: dict[str, Any]) -> list[str]:
+    """The line about the clips that the map was not trained on; none for a policy that was searched before it was."""
+    if "unseen_clips" not in facts:
+        return []
+    clips, loss, uniform = facts["unseen_clips"], facts["unseen_loss"], facts["uniform_loss"]
+    if loss is None:
+        return [f"  {clips} unseen clips are too few to tell whether these frames are better than uniform ones"]
+    words = "" if uniform - loss > facts["unseen_error"] else ": nothing shows that they are better"
+    error = f"standard error of the difference {facts['unseen_error']:.2g}"
+    return [f"  on {clips} unseen clips: loss {loss:.4g} against {uniform:.4g} of uniform frames ({error}){words}"]
+
+
 class SearchedFrames(FrameSelector):
     """Frames nearest, together, to the feature that a policy predicts.
 
     Args:
         policy: from `search_frames` or `tamis.load_policy`.
+        distinct: never the same frame twice. The thesis lets frames repeat, which weights them for a model that takes
+            the mean; to a model that looks at motion a repeated frame tells nothing.
     """
 
     needs_features = True
 
-    def __init__(self, policy: FramePolicy) -> None:
-        self.policy = policy
+    def __init__(self, policy: FramePolicy, *, distinct: bool = False) -> None:
+        self.policy, self.distinct = policy, distinct
 
     @functools.cached_property
     def _map(self) -> torch.nn.Module:
         return self.policy.build_map()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"policy": self.policy}  # the network is built again where it is used
+        return {"policy": self.policy, "distinct": self.distinct}  # the network is built again where it is used
 
     def pick(self, view: ClipView, n: int) -> np.ndarray:
         """Stage 3, Eq. (5.5)."""
+        return self.search(view, n).frames
+
+    def search(self, view: ClipView, n: int) -> GLSResult:
+        """Stage 3 with its cost and evaluations, for a clip with at least ``n`` frames."""
         rows, target = self._rows_and_target(view)
         config = GLSConfig(budget=max(self.policy.budget, view.size + 1))
-        return guided_local_search(CosineObjective(rows, target), n, config=config).frames
+        objective = CosineObjective(rows, target)
+        if not self.distinct:
+            return guided_local_search(objective, n, config=config)
+        alone = objective.costs(np.arange(view.size)[:, None])
+        start = np.argsort(alone, kind="stable")[:n]  # distinct, and the result is never worse
+        return guided_local_search(DistinctFrames(objective), n, config=config, start=start, frame_costs=alone)
 
     def scores(self, view: ClipView) -> np.ndarray:
         """The cosine between each frame alone and the prediction."""
@@ -200,6 +236,30 @@ class SearchedFrames(FrameSelector):
             batch = torch.from_numpy(rows).float()[None]
             target = self._map(batch, torch.ones(batch.shape[:2], dtype=torch.bool))[0]
         return rows, target.double().numpy()
+
+
+class DistinctFrames(FrameObjective):
+    """Another objective, plus 4 for each repeat: more than two cosine distances ever differ by.
+
+    Args:
+        objective: `CosineObjective`.
+    """
+
+    def __init__(self, objective: CosineObjective) -> None:
+        self.objective, self.size = objective, objective.size
+
+    def costs(self, frames: np.ndarray) -> np.ndarray:
+        repeats = (np.diff(np.sort(frames, axis=1), axis=1) == 0).sum(1)
+        costs: np.ndarray = self.objective.costs(frames) + 4.0 * repeats
+        return costs
+
+    def swaps(self, chosen: np.ndarray, positions: np.ndarray, frames: np.ndarray | None = None) -> np.ndarray:
+        costs = self.objective.swaps(chosen, positions, frames)
+        every = np.arange(self.size) if frames is None else frames
+        for row, position in zip(costs, positions, strict=True):
+            rest = np.delete(chosen, position)
+            row += 4.0 * (len(rest) - len(np.unique(rest)) + np.isin(every, rest))
+        return costs
 
 
 def clip_features(features: np.ndarray, mean: np.ndarray, std: np.ndarray, waves: int, weight: float) -> np.ndarray:

@@ -88,9 +88,19 @@ def test_grey_tensors_become_rgb():
 def test_damage_is_named(clip, tmp_path):
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "folder.mp4").mkdir()
+    with av.open(str(tmp_path / "sound.mp4"), "w") as out:
+        stream = out.add_stream("aac", rate=16_000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.float32), format="fltp", layout="mono")
+        sound.sample_rate, sound.pts = 16_000, 0
+        out.mux([*stream.encode(sound), *stream.encode(None)])
     for source, message in [
         (tmp_path / "absent.mp4", r"absent.mp4: no such file"),
-        (tmp_path / "empty.mp4", r"empty.mp4: cannot be read"),
+        (tmp_path / "empty.mp4", r"empty.mp4: is empty, 0 bytes"),
+        (b"", r"clip: is empty, 0 bytes"),
+        (tmp_path / "folder.mp4", r"folder.mp4: is a folder; give a file"),
+        (tmp_path / "sound.mp4", r"sound.mp4: has no video stream, only sound"),
+        ({"path": None, "bytes": None}, "clip: is None; leave rows"),
         (tmp_path / "text.mp4", r"text.mp4: cannot be read"),
         (clip[: len(clip) // 2], "cannot be read"),
         ([], "has no frames"),

@@ -1,9 +1,12 @@
 """Search-Map-Search end to end on planted clips: out-of-fold models, both searches, the map, resume, the policy."""
 
 import copy
+import dataclasses
 import functools
 import json
 import pickle  # noqa: TID251 -- DataLoader workers pickle the selector
+import warnings
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -11,8 +14,10 @@ import torch
 
 import tamis
 from tamis import PolicyError, TamisError
+from tamis._core.errors import NoEffectWarning
 from tamis._core.rng import numpy_generator
-from tamis.search.frames import _features, search_clip, search_frames
+from tamis.search.frames import search_clip, search_frames
+from tamis.search.frames_inputs import checked_labels, read_features
 from tamis.search.frames_models import (
     fit_frame_model,
     model_forwards,
@@ -22,9 +27,11 @@ from tamis.search.frames_models import (
     weighted_logits,
 )
 from tamis.search.frames_training import MapConfig, pack, train_map
+from tamis.search.frames_unseen import compare_with_uniform, scaled_losses
 from tamis.testing.distributed import run_distributed
 from tamis.transforms import ClipView, FrameSelectionCollator, PixelEncoder, UniformFrames
 from tamis.transforms.decode import shrink
+from tamis.transforms.frames_gls import CosineObjective
 from tamis.transforms.frames_map import make_map
 from tamis.transforms.frames_policy import clip_features
 from tests.reference import frames as slow
@@ -111,9 +118,11 @@ def test_models_are_never_asked_about_what_they_were_fitted_on():
     assert len(logits) == 12
 
 
+@pytest.mark.filterwarnings("ignore:search_frames")  # 20 clips to learn from
 def test_an_interrupted_search_ends_in_the_same_policy(tmp_path):
     clips, labels, _ = planted(40)
-    options = {"folds": 2, "clip_length": 5, "budget": 300, "map_config": QUICK}
+    half = MapConfig(width=16, epochs=10, held_out=0.5)  # 20 clips to compare with uniform frames on
+    options = {"folds": 2, "clip_length": 5, "budget": 300, "map_config": half}
     whole = search_frames(clips, labels, 3, **options)
     first = search_frames(clips, labels, 3, out=tmp_path, **options)
     lines = (tmp_path / "journal.jsonl").read_bytes().splitlines(keepends=True)
@@ -121,6 +130,7 @@ def test_an_interrupted_search_ends_in_the_same_policy(tmp_path):
     (tmp_path / "journal.jsonl").write_bytes(b"".join(lines[:17]) + lines[17][:20])
     again = search_frames(clips, labels, 3, out=tmp_path, **options)
     assert whole == first == again == tamis.load_policy(tmp_path)
+    assert whole.search == again.search
     with pytest.raises(TamisError, match="journal of another search: budget"):
         search_frames(clips, labels, 3, out=tmp_path, **{**options, "budget": 301})
 
@@ -145,7 +155,7 @@ def test_features_are_kept_for_the_same_videos_and_encoder_only(tmp_path):
     videos = [torch.from_numpy(rng.integers(0, 255, (6, 3, 4, 6), dtype=np.uint8)) for _ in range(4)]
 
     def found(videos, encoder, candidates=6):
-        return np.stack(_features(videos, encoder, candidates, tmp_path, 0)[0])
+        return np.stack(read_features(videos, encoder, candidates, tmp_path, 0)[0])
 
     first = found(videos, Brightness())
     np.testing.assert_array_equal(first, found(videos, Brightness()))
@@ -203,8 +213,75 @@ def test_time_bins_0_keeps_all_frames_and_the_budget_counts_all_passes():
 
 def search_on_a_rank():
     clips, labels, _ = planted(16)
-    found = search_frames(clips, labels, 3, folds=2, clip_length=5, budget=300, map_config=MapConfig(width=4, epochs=1))
-    return [float(tensor.double().sum()) for _, tensor in sorted(found.weights.items())]
+    config = MapConfig(width=4, epochs=1, held_out=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoEffectWarning)
+        found = search_frames(clips, labels, 3, folds=2, clip_length=5, budget=300, map_config=config)
+    facts = [found.search.config[name] for name in ("unseen_clips", "unseen_loss", "uniform_loss")]
+    return [float(tensor.double().sum()) for _, tensor in sorted(found.weights.items())] + facts
+
+
+COMPARED = {"folds": 2, "clip_length": 5, "budget": 300, "time_waves": 1, "seed": 1}
+
+
+def test_a_policy_that_is_better_than_uniform_says_by_how_much():
+    clips, labels, _ = planted(96)
+    config = MapConfig(width=16, epochs=10, held_out=0.25)
+    found = search_frames(clips, labels, 4, map_config=config, **COMPARED)  # warnings are errors
+    facts = found.search.config
+    assert facts["unseen_clips"] == 24
+    assert facts["unseen_loss"] < facts["uniform_loss"] - 0.1 < np.log(3)
+    assert f"on 24 unseen clips: loss {facts['unseen_loss']:.4g} against " in found.summary()
+    assert "nothing shows" not in found.summary()
+    none = search_frames(clips, labels, 4, map_config=MapConfig(width=16, epochs=10, held_out=0.07), **COMPARED)
+    assert none.search.config["unseen_loss"] is None
+    assert "6 unseen clips are too few to tell" in none.summary()
+
+
+def test_a_policy_that_is_no_better_than_uniform_warns():
+    clips, labels, _ = planted(96)
+    labels = numpy_generator(4).permutation(labels)
+    config = MapConfig(width=16, epochs=5, held_out=0.25)
+    with pytest.warns(NoEffectWarning, match=r"on 24 unseen clips .* loss of .*, uniform ones of .* UniformFrames\(\)"):
+        found = search_frames(clips, labels, 4, map_config=config, **COMPARED)
+    assert found.search.config["unseen_loss"] == pytest.approx(np.log(3), abs=0.1)
+    assert found.summary().endswith("nothing shows that they are better")
+
+
+def test_the_comparison_does_not_mind_how_loud_the_model_is(policy):
+    clips, labels, _ = planted(30, seed=9)
+    logits = [clip[:, 1:4] for clip in clips]
+    found = [
+        compare_with_uniform(policy.selector(), clips, [by * rows for rows in logits], labels, tuple(range(20)), 4)
+        for by in (0.01, 1.0, 1000.0)
+    ]
+    assert found[0].loss == pytest.approx(found[1].loss) == pytest.approx(found[2].loss)
+    assert found[0].loss < found[0].uniform
+    assert 20 < found[0].evaluations <= 20 * (policy.budget + 2)
+    assert found[0].forwards == 20 * 20
+    wrong = -np.eye(3)[labels[:20]]
+    np.testing.assert_allclose(scaled_losses(wrong, labels[:20]), np.log(3))
+    np.testing.assert_allclose(scaled_losses(-wrong, labels[:20]), 0.0, atol=1e-9)
+    short = [clip[:3] for clip in clips]
+    same = compare_with_uniform(policy.selector(), short, [rows[:3] for rows in logits], labels, tuple(range(20)), 4)
+    assert same.loss == same.uniform
+
+
+def test_distinct_frames_are_the_best_without_repeats(policy):
+    repeated = 0
+    for seed in range(8):
+        clip = planted(1, m=9, seed=seed)[0][0]
+        view, selector = ClipView(9, clip), policy.selector(distinct=True)
+        chosen = selector.select(view, 3)
+        objective = CosineObjective(*selector._rows_and_target(view))
+        every = np.array(list(combinations(range(9), 3)))
+        assert objective.costs(chosen[None])[0] == pytest.approx(objective.costs(every).min(), abs=1e-9)
+        assert len(set(selector.select(view, 9))) == 9
+        repeated += len(set(policy.selector().select(view, 3))) < 3
+    assert repeated
+    tight = dataclasses.replace(policy, budget=2)  # too little for a single step
+    assert len(set(tight.selector(distinct=True).select(view, 5))) == 5
+    assert pickle.loads(pickle.dumps(selector)).distinct  # noqa: S301
 
 
 def test_two_processes_find_the_same_policy():
@@ -237,12 +314,43 @@ def test_videos_in_policy_out():
     features = collate.encoder(shrink(videos[0], (32, 48)))
     assert collate.select(videos[0]).tolist() == found.selector().select(ClipView(12, features), 2).tolist()
     assert len(collate.plot(videos[0]).axes) == 5
+    apart = FrameSelectionCollator(found, num_frames=6, distinct=True)
+    assert all(len(set(apart.select(video).tolist())) == 6 for video in videos)
+    with pytest.raises(ValueError, match="distinct=True: is for a FramePolicy"):
+        FrameSelectionCollator(UniformFrames(), 2, distinct=True)
     black = torch.zeros(9, 3, 16, 24, dtype=torch.uint8)  # no frame differs from any other
     assert collate.select(black).shape == (2,)
     assert collate.select(black[:1]).tolist() == [0, 0]
     other = FrameSelectionCollator(found, num_frames=2, encoder=PixelEncoder.pixels((4, 6)))
     with pytest.raises(PolicyError, match="features of size 24: the policy was searched on size 144"):
         other.select(videos[0])
+
+
+def test_a_centred_encoder_sees_what_moves_in_search_files_and_collator(tmp_path):
+    """Each clip has a background of its own, brighter than what its class moves."""
+    rng = numpy_generator(7)
+    videos, labels = [], np.arange(20) % 2
+    for label in labels:
+        clip = np.repeat(rng.integers(0, 200, (1, 3, 16, 24), dtype=np.uint8), 12, axis=0)
+        clip[4:7, :, :, 12 * label : 12 * label + 12] += 40
+        videos.append(torch.from_numpy(clip))
+    small = [shrink(video, (4, 6)) for video in videos]
+    plain, encoder = (PixelEncoder.fit(small, size=(4, 6), dim=2, neighbours=0, centred=c) for c in (False, True))
+    np.testing.assert_allclose(encoder(small[0]).mean(0), encoder.mean @ -encoder.components.T, atol=1e-3)
+    assert plain.digest() != encoder.digest()
+    options = {"folds": 2, "clip_length": 4, "budget": 300, "map_config": QUICK}
+    found = search_frames(videos, labels, 2, encoder=encoder, **options)
+    found.save(tmp_path)
+    loaded = tamis.load_policy(tmp_path)
+    assert loaded == found
+    assert "thumbnails 4x6 less the clip's mean" in loaded.summary()
+    collate = FrameSelectionCollator(loaded, num_frames=2)
+    np.testing.assert_array_equal(collate.encoder(small[0]), encoder(small[0]))
+    inside = [((frames >= 4) & (frames < 7)).mean() for frames in map(collate.select, videos)]
+    assert np.mean(inside) > 0.4  # chance: a quarter
+    assert search_frames(videos, labels, 2, centred=True, **options).pixel_encoder().centred
+    with pytest.raises(ValueError, match="centred=True: is for the default encoder"):
+        search_frames(videos, labels, 2, encoder=encoder, centred=True, **options)
 
 
 def test_the_policy_survives_files_copies_and_damage(policy, tmp_path):
@@ -318,9 +426,22 @@ def test_time_has_the_norm_of_the_content():
 def test_refusals():
     clips, labels, _ = planted(12)
     for change, message in [
-        ({"labels": labels[:-1]}, "labels="),
+        ({"labels": labels[:-1]}, "labels: got 11 for 12 videos"),
         ({"labels": np.zeros(12, int)}, "the same label"),
-        ({"labels": labels - 1}, "integers >= 0"),
+        ({"labels": labels - 1}, r"labels\[0\]=-1: must be an integer >= 0"),
+        ({"labels": [*labels[:-1], -100]}, r"labels\[11\]=-100: .* leave videos without a label out"),
+        ({"labels": [*labels[:-1], None]}, r"labels\[11\]=None: .* leave videos without a label out"),
+        ({"labels": labels.astype(float)}, r"labels\[0\]=0.0: .*astype\(int\)"),
+        ({"labels": list("abc") * 4}, r"labels\[0\]='a': .* encode the names: names, labels = np.unique"),
+        ({"labels": np.array(list("abc") * 4)}, "encode the names"),
+        ({"labels": np.eye(3)[labels]}, r"labels\[0\]=list: .* np.argmax\(labels, axis=1\)"),
+        ({"labels": list(torch.eye(3)[labels])}, r"labels\[0\]=Tensor: .* np.argmax"),
+        ({"labels": 2 * labels}, "no video is of class 1, but there is class 4; number the 3 classes"),
+        ({"labels": labels + 1}, "no video is of class 0"),
+        ({"labels": [*labels[:-1], 3]}, "class 3 has one video; must be at least two"),
+        ({"logits": [clip[:, :2] for clip in clips]}, "have 2 classes, but there is a label 2"),
+        ({"logits": [clip[:, :3] + np.nan for clip in clips]}, r"logits\[0\]: must be finite"),
+        ({"logits": [*(clip[:, :3] for clip in clips[:-1]), clips[0][:, :4]]}, "with the same C"),
         ({"folds": 1}, "folds=1"),
         ({"folds": 7}, "must be at least 14"),
         ({"num_frames": 0}, "num_frames=0"),
@@ -333,6 +454,9 @@ def test_refusals():
         options = {"videos": clips, "labels": labels, "num_frames": 3, "folds": 2, **change}
         with pytest.raises(ValueError, match=message):
             search_frames(**options)
+    for given in (list(labels), torch.tensor(labels), list(torch.tensor(labels)), labels.astype(np.uint8)):
+        assert checked_labels(given, 12, 2, fitted=True).tolist() == labels.tolist()
+    assert checked_labels(2 * labels, 12, 2, fitted=False).tolist() == (2 * labels).tolist()
     for wrong in ({"kind": "cnn"}, {"epochs": 0}, {"dropout": 1.0}, {"learning_rate": 0.0}, {"held_out": 0.9}):
         with pytest.raises(ValueError):
             MapConfig(**wrong)
