@@ -30,6 +30,7 @@ __all__ = ["main"]
 # policy. One line per method.
 _SEARCHES: dict[str, str] = {
     "curriculum": "tamis.search.curriculum:search_curriculum",
+    "frames": "tamis.search.frames:search_frames",
     "label_aware": "tamis.search.label_aware:search_label_aware",
     "swift": "tamis.search.swift:search_swift",
 }

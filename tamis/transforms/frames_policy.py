@@ -179,7 +179,7 @@ def _against_uniform(facts: dict[str, Any]) -> list[str]:
         return []
     clips, loss, uniform = facts["unseen_clips"], facts["unseen_loss"], facts["uniform_loss"]
     if loss is None:
-        return [f"  {clips} unseen clips are too few to tell whether these frames are better than uniform ones"]
+        return [f"  too few unseen clips ({clips}) to tell whether these frames are better than uniform ones"]
     words = "" if uniform - loss > facts["unseen_error"] else ": nothing shows that they are better"
     error = f"standard error of the difference {facts['unseen_error']:.2g}"
     return [f"  on {clips} unseen clips: loss {loss:.4g} against {uniform:.4g} of uniform frames ({error}){words}"]

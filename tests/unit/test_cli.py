@@ -206,8 +206,15 @@ def test_an_error_in_the_users_objective_keeps_its_traceback(
         run("search", "toy_plain", "--config", path, "--out", tmp_path / "found")
 
 
+def job(folder: Path, kind: str, module: str, options: str, out: str = "found") -> list[str]:
+    """The words of a search whose module and search.toml are written into ``folder``."""
+    (folder / f"{kind}_job.py").write_text(module)
+    (folder / "search.toml").write_text(f"[search]\n{options}\n")
+    return ["search", kind, "--config", str(folder / "search.toml"), "--out", str(folder / out)]
+
+
 def test_swift_is_searched_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "swift_job.py").write_text(
+    module = (
         "import torch\n"
         "from tamis.samplers import SampleFeatures\n"
         "def features():\n"
@@ -217,11 +224,8 @@ def test_swift_is_searched_from_the_shell(tmp_path: Path, capsys: pytest.Capture
         "    drawn = torch.tensor(list(sampler))\n"
         "    return -float(drawn.double().mean())\n"
     )
-    (tmp_path / "search.toml").write_text(
-        '[search]\nobjective = "swift_job:fit"\nfeatures = "swift_job:features"\ntrials = 3\noptimizer = "random"\n'
-    )
-    command = ["search", "swift", "--config", str(tmp_path / "search.toml"), "--out", str(tmp_path / "found")]
-    assert cli.main(command) == 0
+    options = 'objective = "swift_job:fit"\nfeatures = "swift_job:features"\ntrials = 3\noptimizer = "random"'
+    assert cli.main(job(tmp_path, "swift", module, options)) == 0
     found = capsys.readouterr().out
     assert "uniform sampling scored " in found
     assert cli.main(["show", str(tmp_path / "found")]) == 0
@@ -230,7 +234,7 @@ def test_swift_is_searched_from_the_shell(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_curriculum_is_searched_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "curriculum_job.py").write_text(
+    module = (
         "from tamis.samplers import curriculum_features\n"
         "from tamis.search import UpdateConfig\n"
         "from tamis.search.optimizers import AgentConfig\n"
@@ -256,9 +260,8 @@ def test_curriculum_is_searched_from_the_shell(tmp_path: Path, capsys: pytest.Ca
     lines = [f'{name} = "curriculum_job:{name}"' for name in names] + ["rounds = [4]", "probes = 0"]
 
     def command(update: str) -> list[str]:
-        path = tmp_path / f"{update}.toml"
-        path.write_text("\n".join(["[search]", *lines, f'update = "curriculum_job:{update}"']))
-        return ["search", "curriculum", "--config", str(path), "--out", str(tmp_path / update)]
+        options = "\n".join([*lines, f'update = "curriculum_job:{update}"'])
+        return job(tmp_path, "curriculum", module, options, update)
 
     assert cli.main(command("no_update")) == 0
     out = capsys.readouterr().out
@@ -276,6 +279,33 @@ def test_curriculum_is_searched_from_the_shell(tmp_path: Path, capsys: pytest.Ca
     assert not torch.equal(next(trained.parameters()), next(fresh.parameters()))
     safetensors.torch.load_model(fresh, weights)
     assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), fresh.parameters(), strict=True))
+
+
+def test_frames_are_searched_from_the_shell(run: Run, tmp_path: Path) -> None:
+    module = (
+        "import numpy as np\n"
+        "from tamis.search.frames import MapConfig\n"
+        "rng = np.random.default_rng(0)\n"
+        "def videos():\n"
+        "    return [rng.standard_normal((10, 4)) for _ in range(12)]\n"
+        "def labels():\n"
+        "    return [i % 2 for i in range(12)]\n"
+        "def names():\n"
+        "    return ['ab'[i % 2] for i in range(12)]\n"
+        "def map_config():\n"
+        "    return MapConfig(width=4, epochs=1)\n"
+    )
+    names = ("videos", "labels", "map_config")
+    lines = [f'{name} = "frames_job:{name}"' for name in names] + ["num_frames = 3", "folds = 2", "budget = 100"]
+    words = job(tmp_path, "frames", module, "\n".join(lines))
+    status, found, _ = run(*words)
+    assert status == 0
+    assert found.startswith("Search-Map-Search: 3 frames of a clip")
+    assert "too few unseen clips (1) to tell" in found
+    policy = tamis.load_policy(tmp_path / "found")
+    assert policy.summary() in found
+    words = job(tmp_path, "frames", module, "\n".join(lines).replace("job:labels", "job:names"), "other")
+    assert "labels[0]='a': must be an integer >= 0" in refused(run, *words)
 
 
 def test_every_search_in_the_table_exists() -> None:
