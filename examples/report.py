@@ -32,6 +32,11 @@ def _axes(width: float = 7.0, height: float = 3.6) -> tuple[Any, Any]:
     return figure, axes
 
 
+def _number(value: float) -> str:
+    """Two digits or more, and no 0.0 for what is small but there."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
 def draw_gates(before: Any, after: Any, path: Path) -> Path:
     """Histograms of all gates at the start and at the end of the training, one above the other."""
     figure, panels = plt.subplots(2, sharex=True, figsize=(7.0, 4.0))
@@ -50,16 +55,16 @@ def draw_dims(report: Any, path: Path) -> Path:
     fields = sorted(report.fields, key=lambda field: field.rows * field.dims)
     names = [f.field.rpartition(".")[2] for f in fields]
     figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(9.0, 0.8 + 0.32 * len(fields)))
-    for axes, unit, scales, form in (
-        (left, "embedding dimensions", [1.0] * len(fields), "{:,.0f}"),
-        (right, "KiB of its table", [f.rows * 4 / 1024 for f in fields], "{:,.1f}"),
+    for axes, unit, scales in (
+        (left, "embedding dimensions", [1.0] * len(fields)),
+        (right, "KiB of its table", [f.rows * 4 / 1024 for f in fields]),
     ):
         axes.spines[["top", "right"]].set_visible(False)
         axes.barh(
             names, [f.dims * scale for f, scale in zip(fields, scales, strict=True)], color="#e6e8eb", label="full"
         )
         kept = [f.kept * scale for f, scale in zip(fields, scales, strict=True)]
-        axes.bar_label(axes.barh(names, kept, color=BLUE, label="DimReg"), fmt=form, padding=3, fontsize=8)
+        axes.bar_label(axes.barh(names, kept, color=BLUE, label="DimReg"), fmt=_number, padding=3, fontsize=8)
         axes.set(xlabel=unit)
     right.set(xscale="log")
     right.legend(frameon=False, loc="lower right")

@@ -148,7 +148,18 @@ def _imported(path: Path, name: str, value: Any) -> Any:
         raise UsageError(
             f"{path}: [search]: {name}={value!r}: must name a function as 'package.module:function' ({error})"
         ) from error
-    return function if name == "objective" else function()
+    if name == "objective":
+        return function
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise UsageError(
+            f"{path}: [search]: {name}={value!r}: must name a function without arguments that returns the {name} "
+            f"({error}); to pass a function itself, return it: def {name}(): return {value.partition(':')[2]}"
+        ) from error
+    except ValueError:  # a builtin that does not tell its arguments
+        pass
+    return function()
 
 
 def _named(path: Any) -> Callable[..., Any]:
@@ -293,7 +304,12 @@ def _run_example(path: Path, words: list[str]) -> int:
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
-    return int(module.main(words))
+    try:
+        return int(module.main(words))
+    except SystemExit as end:
+        if not isinstance(end.code, str):
+            raise
+        raise UsageError(end.code) from None  # scripts say `raise SystemExit("what is wrong")`
 
 
 # ---- errors

@@ -30,6 +30,7 @@ from tamis._core.policy_hub import HubMethods
 from tamis._core.policy_info import DataInfo, SearchInfo, describe_data, fingerprint
 from tamis._core.policy_io import JSON_FILE, read_document, read_tensors, write_artefact
 from tamis._core.policy_spec import check_hint, convert, convert_fields, field_hints, is_tensor_hint
+from tamis._core.short import short_repr
 
 __all__ = ["DataInfo", "Policy", "PolicyError", "SearchInfo", "fingerprint", "load_policy", "register_policy"]
 
@@ -73,8 +74,8 @@ class Policy(HubMethods):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # @dataclass would write an __eq__ that asks a tensor for its truth value, unless the class has its own
-        for name in ("__eq__", "__hash__"):
+        # @dataclass would write an __eq__ that asks a tensor for its truth value, and a __repr__ that prints all of it
+        for name in ("__eq__", "__hash__", "__repr__"):
             if name not in vars(cls):
                 setattr(cls, name, getattr(Policy, name))
 
@@ -90,6 +91,8 @@ class Policy(HubMethods):
 
     def __hash__(self) -> int:
         return hash((self.kind, self.schema))  # equal policies hash alike; dicts and tensors cannot be hashed
+
+    __repr__ = short_repr
 
     # ---- files
 
@@ -178,7 +181,8 @@ class Policy(HubMethods):
             subject: a data set (`describe_data` reads its size and class names) or a `DataInfo`.
 
         Returns:
-            The names of the facts that were known on both sides, and agree.
+            The names of the facts that were known on both sides, and agree. An empty tuple means that nothing was
+            compared: the policy has no ``data``, or ``subject`` has neither a length nor class names.
 
         Raises:
             PolicyError: the first fact that differs.

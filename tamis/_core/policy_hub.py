@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,15 +25,17 @@ AnyHub = TypeVar("AnyHub", bound="HubMethods")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-class HubMethods:
+class HubMethods(ABC):
     """`save_pretrained`, `push_to_hub` and `from_pretrained` over `save` and `_load`."""
 
+    @abstractmethod
     def save(self, folder: str | os.PathLike[str]) -> None:
-        raise NotImplementedError
+        """Write the policy's files into ``folder``."""
 
     @classmethod
+    @abstractmethod
     def _load(cls: type[AnyHub], folder: Path, *, allow_edited: bool, follow_links: bool) -> AnyHub:
-        raise NotImplementedError
+        """Read them back."""
 
     def save_pretrained(
         self,

@@ -54,6 +54,9 @@ class StatefulSampler(Sampler[int]):
     def __len__(self) -> int:
         return self.num_samples
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(num_samples={self.num_samples}, seed={self.seed}, epoch={self.epoch})"
+
     def __iter__(self) -> SamplerIterator:
         return SamplerIterator.over(self, self._begin())
 

@@ -34,6 +34,7 @@ from tamis._core.checks import check_int
 from tamis._core.distributed import broadcast_object, gather_objects, parallel_map, rank, world_size
 from tamis._core.policy import fingerprint
 from tamis._core.progress import progress_bar
+from tamis._core.short import short_repr
 from tamis.samplers.curriculum_loss import SampleLoss, log_likelihoods
 from tamis.samplers.curriculum_ngrams import STATISTICS, ngram_counts, summarise, tag_values, token_ids
 
@@ -95,6 +96,8 @@ class CurriculumFeatures:
             if len(bad):
                 row, column = bad[0].tolist()
                 raise ValueError(f"{name}.{self.columns[name][column]}[{row}]: must be finite; look at sample {row}")
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         return len(next(iter(self.groups.values())))

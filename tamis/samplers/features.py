@@ -36,6 +36,7 @@ from tamis._core.distributed import gather_objects, rank, world_size
 from tamis._core.policy import fingerprint
 from tamis._core.progress import progress_bar
 from tamis._core.rng import torch_generator
+from tamis._core.short import short_repr
 from tamis.samplers.features_head import HeadTap
 from tamis.samplers.features_inputs import input_prints
 
@@ -155,6 +156,8 @@ class SampleFeatures:
         if bool((self.gradient < 0).any()):
             index = int(torch.argmin(self.gradient))
             raise ValueError(f"gradient[{index}]={float(self.gradient[index])}: must be >= 0")
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         return len(self.gradient)

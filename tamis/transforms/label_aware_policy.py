@@ -28,6 +28,7 @@ __all__ = ["LabelAwarePolicy"]
 
 ORDERS = ("drawn", "stored")
 COMBINATIONS = math.comb(len(OPERATIONS) + 2, 3)  # of three operations, whatever their order: 816
+_HUES = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#3a3a3a")  # two operations each
 _NAMED = 40  # classes up to which a plot and a summary name each one
 
 
@@ -160,13 +161,23 @@ class LabelAwarePolicy(Policy):
     def draw(self, figure: Any) -> None:
         """The thesis' figure 4.3: the proportion of each operation in each class' policy."""
         axes, shares = figure.subplots(), self.shares()
-        below = np.zeros(len(self.classes))
-        palette = [f"C{at}" if at < 10 else str(round(0.15 * (at - 9), 2)) for at in range(len(OPERATIONS))]
+        below, named = np.zeros(len(self.classes)), len(self.classes) <= _NAMED
         for at, name in enumerate(OPERATIONS):
-            axes.bar(range(len(self.classes)), shares[:, at], 1.0 if len(self.classes) > _NAMED else 0.85, below,
-                     label=name, color=palette[at])  # fmt: skip
+            hue, light = divmod(at, 2)
+            axes.bar(
+                range(len(self.classes)),
+                shares[:, at],
+                0.85 if named else 1.0,
+                below,
+                label=name,
+                color=_HUES[hue],
+                alpha=0.45 if light else 1.0,
+                hatch="////" if light else None,
+                edgecolor="white",
+                linewidth=0.5 if named else 0.0,
+            )
             below += shares[:, at]
-        if len(self.classes) <= _NAMED:
+        if named:
             axes.set_xticks(range(len(self.classes)), self.classes, rotation=45, ha="right")
         axes.set(ylabel="proportion", ylim=(0, 1), xlim=(-0.6, len(self.classes) - 0.4), title="operations by class")
         handles, names = axes.get_legend_handles_labels()

@@ -181,6 +181,11 @@ def test_search_runs_the_users_objective_and_saves_the_policy(
         ('[search]\nobjective = "my_objective:number"\ntrials = 1', "number is not callable"),
         ('[search]\nobjective = "my_objective"\ntrials = 1', "must name a function as"),
         ("[search]\nobjective = 3\ntrials = 1", "objective=3: must name a function as"),
+        (
+            '[search]\nobjective = "my_objective:near_three"\ntrials = "my_objective:near_three"',
+            "without arguments that returns the trials (missing a required argument: 'x'); to pass a function itself, "
+            "return it: def trials(): return near_three",
+        ),
         ('[search]\nobjective = "my_objective:near_three"\ntrials = -1', "trials=-1: must be >= 1"),
         ('[search]\nobjective = "my_objective:near_three"\ntrials = 0.5', "trials=0.5: must be an int"),
     ],
@@ -333,6 +338,18 @@ def test_demo_runs_the_example_of_the_method_with_its_options(
     assert run("demo", "all")[:2] == (1, "demo dimreg []\ndemo swift []\n")
     assert "METHOD='other': has no demo; available: dimreg, swift" in refused(run, "demo", "other")
     assert "no such file" in refused(run, "demo", "--data", tmp_path / "absent.csv")
+
+
+def test_a_demo_that_ends_with_words_is_one_line_and_one_that_ends_with_a_status_ends(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "demo_words.py").write_text("def main(argv):\n    raise SystemExit('own.csv: must have rows')\n")
+    (tmp_path / "demo_status.py").write_text("def main(argv):\n    raise SystemExit(3)\n")
+    monkeypatch.setattr(cli, "_examples", lambda: tmp_path)
+    assert refused(run, "demo", "words") == "tamis: error: own.csv: must have rows\n"
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["demo", "status"])
+    assert caught.value.code == 3
 
 
 def test_demos_are_found_in_the_checkout_or_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

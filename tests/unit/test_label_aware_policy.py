@@ -118,6 +118,7 @@ def test_the_picture_shows_every_class_and_operation(tmp_path):
     assert (tmp_path / "la3.png").stat().st_size > 5000
     assert [label.get_text() for label in axes.get_xticklabels()] == list(CLASSES)
     assert len(axes.containers) == 16
+    assert len({(bars[0].get_facecolor(), bars[0].get_hatch()) for bars in axes.containers}) == 16
     tops = [sum(bars[label].get_height() for bars in axes.containers) for label in range(3)]
     assert np.allclose(tops, 1)
     many = LabelAwarePolicy(classes=tuple(map(str, range(60))), triples=torch.zeros(60, 2, 3, dtype=torch.uint8))
