@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         map_config=MapConfig(width=32, epochs=10),
         out=args.out,
     )
-    collate = FrameSelectionCollator(policy, num_frames=4, processor=small_processor())
+    collate = FrameSelectionCollator(policy, num_frames=4, processor=small_processor(), distinct=True)
     loader = DataLoader(train, batch_size=4, shuffle=True, collate_fn=collate)
     model = small_videomae(num_frames=4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

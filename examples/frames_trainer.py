@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     print(policy.summary())
 
-    collate = FrameSelectionCollator(policy, num_frames=4, processor=small_processor())
+    collate = FrameSelectionCollator(policy, num_frames=4, processor=small_processor(), distinct=True)
     collate.plot(test[0]["video"], Path(args.out) / "sheet.png")
     model = small_videomae(num_frames=4)
     arguments = TrainingArguments(
