@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tamis._core.checks import check_int
+from tamis._core.checks import check_int, check_type
 from tamis._core.distributed import broadcast_object, parallel_map, rank
 from tamis._core.policy import fingerprint
 from tamis._core.progress import progress_bar
@@ -35,8 +35,10 @@ def checked_labels(labels: Any, count: int, folds: int, *, fitted: bool) -> np.n
         fitted: models are to be fitted, so every class needs videos inside and outside of a fold.
 
     Raises:
+        TypeError: no list at all.
         ValueError: something else; the message says what it is and how to make labels of it.
     """
+    check_type("labels", labels, Iterable, "one integer a video, e.g. a list")
     whole = isinstance(labels, (np.ndarray, torch.Tensor))
     array = np.array([_number(i, label) for i, label in enumerate(labels.tolist() if whole else labels)])
     if len(array) != count:
@@ -67,7 +69,8 @@ def _number(at: int, label: Any) -> int:
     if isinstance(label, str):
         cure = "encode the names: names, labels = np.unique(labels, return_inverse=True)"
     elif isinstance(label, (list, tuple, np.ndarray, torch.Tensor)):
-        cure = "one-hot rows or probabilities become classes by np.argmax(labels, axis=1)"
+        rows = "one-hot rows or probabilities become classes by np.argmax(labels, axis=1)"
+        cure = "flatten them: np.ravel(labels)" if len(label) == 1 else rows
     elif isinstance(label, (bool, np.bool_, float, np.floating)):
         cure = "turn whole numbers into integers: np.asarray(labels).astype(int)"
     elif not isinstance(label, (int, np.integer)) or label < 0:

@@ -233,7 +233,7 @@ def test_a_policy_that_is_better_than_uniform_says_by_how_much():
     assert facts["unseen_loss"] < facts["uniform_loss"] - 0.1 < np.log(3)
     assert f"on 24 unseen clips: loss {facts['unseen_loss']:.4g} against " in found.summary()
     assert "nothing shows" not in found.summary()
-    none = search_frames(clips, labels, 4, map_config=MapConfig(width=16, epochs=10, held_out=0.07), **COMPARED)
+    none = search_frames(clips[:30], labels[:30], 4, map_config=MapConfig(width=4, epochs=1, held_out=0.2), **COMPARED)
     assert none.search.config["unseen_loss"] is None
     assert "too few unseen clips (6) to tell" in none.summary()
 
@@ -436,6 +436,7 @@ def test_refusals():
         ({"labels": np.array(list("abc") * 4)}, "encode the names"),
         ({"labels": np.eye(3)[labels]}, r"labels\[0\]=list: .* np.argmax\(labels, axis=1\)"),
         ({"labels": list(torch.eye(3)[labels])}, r"labels\[0\]=Tensor: .* np.argmax"),
+        ({"labels": labels[:, None]}, r"labels\[0\]=list: .* np.ravel\(labels\)"),
         ({"labels": 2 * labels}, "no video is of class 1, but there is class 4; number the 3 classes"),
         ({"labels": labels + 1}, "no video is of class 0"),
         ({"labels": [*labels[:-1], 3]}, "class 3 has one video; must be at least two"),
@@ -454,6 +455,8 @@ def test_refusals():
         options = {"videos": clips, "labels": labels, "num_frames": 3, "folds": 2, **change}
         with pytest.raises(ValueError, match=message):
             search_frames(**options)
+    with pytest.raises(TypeError, match="labels=None: must be one integer a video"):
+        search_frames(clips, None, 3)
     for given in (list(labels), torch.tensor(labels), list(torch.tensor(labels)), labels.astype(np.uint8)):
         assert checked_labels(given, 12, 2, fitted=True).tolist() == labels.tolist()
     assert checked_labels(2 * labels, 12, 2, fitted=False).tolist() == (2 * labels).tolist()
