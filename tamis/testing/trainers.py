@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -51,10 +53,23 @@ def _trace(model: ToyModel, checkpoints: list[Any]) -> Trace:
     return Trace(model.seen, [p.detach().clone() for p in model.parameters()], checkpoints)
 
 
+@functools.cache
+def shorten_collections() -> None:
+    """Import Trainer, and leave all that is imported by now out of garbage collections.
+
+    Trainer collects garbage each time it trains: half a second, with its own imports looked through again.
+    """
+    from transformers import Trainer  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
 def quiet_arguments(folder: Any, **options: Any) -> Any:
     """`TrainingArguments` for tests: CPU, no reports, no bars, nothing saved; ``options`` override."""
     from transformers import TrainingArguments
 
+    shorten_collections()
     defaults = dict(save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True, remove_unused_columns=False)
     defaults |= dict(dataloader_pin_memory=False, learning_rate=0.05, logging_steps=1000)
     return TrainingArguments(output_dir=str(folder), **{**defaults, **options})
