@@ -32,7 +32,7 @@ def resolve(name: str) -> Callable[..., Any]:
     return function
 
 
-def run_distributed(function: str, *, nproc: int = 2, timeout: float = 300, **kwargs: Any) -> list[Any]:
+def run_distributed(function: str, *, nproc: int = 2, timeout: float = 600, **kwargs: Any) -> list[Any]:
     """``function(**kwargs)`` in ``nproc`` processes; the list of their JSON results in rank order.
 
     The processes have the folder and the environment of the first call, and serve the next ones until one fails.
