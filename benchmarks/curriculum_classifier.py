@@ -111,19 +111,20 @@ def by_hand(name, model, parts, seed):
     return LossDifference("second")(table), 2 * n + run.updates * 32 * 3 + run.looks * len(selection)
 
 
-def by_agent(model, parts, pool, seed, steps):
+def by_agent(model, parts, pool, seed, steps, lookahead):
     """Scores of an agent that is trained now and its sample-forwards."""
     train, held, selection = parts[:3]
     agent = AgentConfig(steps=steps, warm_up=steps // 10, hidden=(64, 64), trailing=steps // 4)
     table = features_of(model, train)
     policy = search_curriculum(
         model, train, held, table, selection=selection, rounds=(pool,), update=None, agent=agent, probes=0, seed=seed,
-        batch_size=2048, loss="classifier",
+        batch_size=2048, loss="classifier", lookahead=lookahead,
     )  # fmt: skip
     return policy(table), policy.search.budget["sample_forwards"] + len(train)
 
 
-RCL = {"rcl_1": (16,), "rcl_2": (16, 128), "rcl_8": (4,) * 8}  # pool size of each round
+# pool size of each round; rcl_8_ahead takes lookahead and its lr as they are in curriculum_translation
+RCL = {"rcl_1": (16,), "rcl_2": (16, 128), "rcl_8": (4,) * 8, "rcl_8_ahead": (4,) * 8}
 # rivals with as many rounds as rcl_8: fresh scores and a return to the best weights at the beginning of each
 FRESH = {"random_8": (1,) * 8, "lowest_loss_8": (4,) * 8, "alignment_8": (4,) * 8}
 
@@ -136,7 +137,7 @@ def run_method(name, base, optimizer, parts, seed, steps):
         if name in ("random", "random_8"):
             return torch.zeros(len(train)), 0
         if name in RCL:
-            return by_agent(model, parts, pool, seed_of(seed, number), steps)
+            return by_agent(model, parts, pool, seed_of(seed, number), steps, 36 if name == "rcl_8_ahead" else 1)
         return by_hand(name.removesuffix("_8"), model, parts, seed)
 
     def measure(model):
@@ -152,7 +153,7 @@ def run_method(name, base, optimizer, parts, seed, steps):
     )  # fmt: skip
 
 
-METHODS = ("random", "lowest_loss", "rho", "denoising", "alignment", "rcl_1", "rcl_2", "rcl_8", *FRESH)
+METHODS = ("random", "lowest_loss", "rho", "denoising", "alignment", "rcl_1", "rcl_2", "rcl_8", "rcl_8_ahead", *FRESH)
 
 
 def one_seed(args, codes, noise, seed, row):

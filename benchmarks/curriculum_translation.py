@@ -224,6 +224,7 @@ def write(path, runs, search=None):
         "budget": f"{UPDATES} updates of {BATCH}; then equal sample-forwards, those of rcl_ahead",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "figures": {**figures, **({"whole_search": search} if search else {})}, "runs": runs,
+        "tried": old.get("tried", []),  # while the settings were chosen, on a seed that is not reported
     }  # fmt: skip
     path.write_text(json.dumps(result, indent=1) + "\n")
 

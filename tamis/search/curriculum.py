@@ -94,7 +94,7 @@ def search_curriculum(
         probe_lr: of the SGD step that a reward measures.
         lookahead: 1: a first-order reward uses the validation gradient of the present model, as the paper's step does.
             More: the mean gradient along so many steps of gradient descent on the validation data, which tells apart
-            what helps for longer (`path_gradient`); 50 is a fair number.
+            what helps for longer (`path_gradient`); the card has figures for 36.
         lookahead_lr: of those steps; to be lowered if the error says so.
         probes: exact rewards a round that check the first-order ones (with ``lookahead=1`` and a model of at least
             float32); 0 for none.
