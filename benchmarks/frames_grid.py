@@ -10,9 +10,10 @@ epochs and the map's settings were chosen on fifth 0 of the words `adverb` and `
 "infer": one classifier for all, fitted on random frames as `search_frames` fits its own (two rounds, drawn and weighted
 by time). "train and infer": a classifier fitted on the frames that the selector chose. Reported: accuracy, SMS minus
 the selector with a 95 % interval (Student's t over the fifths, each of which has models, search and test clips of its
-own), the share of chosen frames in the true window. "oracle" and "true window" use what no method has; "time profile"
-takes the n moments that stage 1 chose most often in the training clips; "SMS, top n" takes the n frames nearest to the
-map's prediction one by one, without the search of stage 3. The map was searched with n = 8; n = 4 uses it too.
+own; "mean of the labels" averages the three within each fifth), the share of chosen frames in the true window. "oracle"
+and "true window" use what no method has; "time profile" takes the n moments that stage 1 chose most often in the
+training clips; "SMS, top n" takes the n frames nearest to the map's prediction one by one, without the search of stage
+3. The map was searched with n = 8; n = 4 uses it too.
 
 Each fifth is kept in ``--work`` when done, under the settings' fingerprint, so that an interrupted run goes on.
 ``python -m benchmarks.frames_grid [--quick] [--data PATH] [--work DIR] [--labels command color digit] [--seeds 5]``
@@ -82,19 +83,20 @@ def words_of(data: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return words
 
 
-def load(data: Path, work: Path) -> list[np.ndarray]:
-    """The `liveliest` piece of each clip, float32 [m, h w]; decoded once, then kept in ``work``."""
+def load(data: Path, work: Path, *, whole: bool = False) -> list[np.ndarray]:
+    """The `liveliest` piece of each clip, or small ``whole`` pictures: float32 [m, h w]; decoded once, then kept."""
     import pyarrow.parquet as pq
 
-    kept = work / f"pieces-{THUMBNAIL}-{SIZE}.npz"
+    size = SIZE if whole else THUMBNAIL
+    kept = work / f"pieces-{size}-{SIZE}.npz"
     if kept.exists():
         with np.load(kept) as file:
             return [file[name].astype(np.float32) / 255 for name in file.files]
     clips = []
     for content in pq.read_table(data / "grid_s1" / "clips.parquet", columns=["video"]).to_pydict()["video"]:
         video = open_video(content)
-        grey = thumbnails(video.frames(np.arange(video.num_frames), THUMBNAIL), THUMBNAIL).numpy()
-        piece = liveliest(grey.reshape(-1, *THUMBNAIL)).reshape(len(grey), -1)
+        grey = thumbnails(video.frames(np.arange(video.num_frames), size), size).numpy()
+        piece = liveliest(grey.reshape(-1, *size)).reshape(len(grey), -1)
         clips.append((255 * piece).round().astype(np.uint8))
         video.close()
     work.mkdir(parents=True, exist_ok=True)
@@ -119,9 +121,9 @@ def split(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.delete(order, np.s_[seed % FOLDS :: FOLDS]), order[seed % FOLDS :: FOLDS]
 
 
-def features_of(clips: list[np.ndarray], train: np.ndarray) -> list[np.ndarray]:
-    """Whitened principal components of what differs from the clip's mean, with context; fitted on training clips."""
-    clips = [clip - clip.mean(0) for clip in clips]
+def features_of(clips: list[np.ndarray], train: np.ndarray, *, centred: bool = True) -> list[np.ndarray]:
+    """Whitened principal components with context, fitted on training clips; ``centred``: of clips minus their mean."""
+    clips = [clip - clip.mean(0) for clip in clips] if centred else clips
     stacked = np.concatenate([clips[i][::5] for i in train])
     mean = stacked.mean(0)
     values, vectors = np.linalg.eigh(np.cov((stacked - mean).T))
@@ -182,10 +184,7 @@ class Fold:
         chosen["oracle (stage 1 with the test label)"] = {
             i: search_clip(self.logits[i], int(self.labels[i]), n, budget=EVALUATIONS)[0] for i in test
         }
-        chosen["true window"] = {
-            i: np.linspace(*(self.windows[i] - (0, 1)), n).round().clip(0, views[i].size - 1).astype(np.int64)
-            for i in every
-        }
+        chosen["true window"] = {i: window_frames(self.windows[i], n, views[i].size) for i in every}
         return chosen
 
     def infer(self, frames: Chosen) -> list[int]:
@@ -218,6 +217,11 @@ class Fold:
                 "frames": {name: {str(i): f.tolist() for i, f in chosen[name].items()} for name in KEPT},
             }
         return found
+
+
+def window_frames(window: np.ndarray, n: int, m: int) -> np.ndarray:
+    """``n`` of m frames, evenly spread over the true window."""
+    return np.linspace(*(window - (0, 1)), n).round().clip(0, m - 1).astype(np.int64)
 
 
 def _largest(values: np.ndarray, n: int) -> np.ndarray:
@@ -257,6 +261,20 @@ def fifth(work: Path, word: str, seed: int) -> Path:
     return work / f"{word}-{seed}-{SETTINGS[-8:]}.json"
 
 
+def together(words: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The fifths of all words as one: each method's hits and shares in a row, the map's cosine averaged."""
+    found = []
+    for parts in zip(*words, strict=True):
+        fold: dict[str, Any] = {"cosine": float(np.mean([part["cosine"] for part in parts]))}
+        for n in map(str, CHOSEN):
+            fold[n] = {
+                mode: {name: np.concatenate([part[n][mode][name] for part in parts]) for name in parts[0][n][mode]}
+                for mode in ("share", "infer", "train and infer")
+            }
+        found.append(fold)
+    return found
+
+
 def joined(folds: list[dict[str, Any]]) -> dict[str, Any]:
     """The tables of a word from its folds."""
     figures: dict[str, Any] = {
@@ -270,6 +288,13 @@ def joined(folds: list[dict[str, Any]]) -> dict[str, Any]:
         }
         for mode in ("infer", "train and infer"):
             figures[f"n = {n}, {mode}"] = table(parts[mode], parts["share"])
+        if "frames" in folds[0][n]:
+            clips = [frames for fold in folds for frames in fold[n]["frames"]["SMS"].values()]
+            repeats = np.array([len(frames) - len(set(frames)) for frames in clips])
+            figures[f"n = {n}, SMS's repeats"] = {
+                "frames that repeat another": float(repeats.mean() / int(n)),
+                "clips with a repeat": float((repeats > 0).mean()),
+            }
     return figures
 
 
@@ -295,7 +320,6 @@ def main(argv: list[str] | None = None) -> None:
         "data": "grid_s1, 850 clips, 5-fold (seed s tests fifth s); frames: the liveliest 32x48 of 96x120",
         "budget": {"evaluations a clip": EVALUATIONS, "map epochs": MAP.epochs, "epochs of frame models": EPOCHS},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "figures": {},
     }
     for seed in range(args.seeds):
         features: list[np.ndarray] = []
@@ -308,11 +332,11 @@ def main(argv: list[str] | None = None) -> None:
             kept.with_suffix(".tmp").write_text(json.dumps(Fold(features, *words[word], seed).report()))
             kept.with_suffix(".tmp").replace(kept)
             print(f"{word}, seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
-    for word in args.labels:
-        folds = [json.loads(fifth(args.work, word, seed).read_text()) for seed in range(args.seeds)]
-        result["figures"][word] = joined(folds)
-        for name, rows in result["figures"][word].items():
-            print(word, name, json.dumps(rows, indent=1))
+    folds = [
+        [json.loads(fifth(args.work, word, seed).read_text()) for seed in range(args.seeds)] for word in args.labels
+    ]
+    result["figures"] = {word: joined(parts) for word, parts in zip(args.labels, folds, strict=True)}
+    result["figures"]["mean of the labels"] = joined(together(folds))
     args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
