@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gc
 import tempfile
@@ -63,6 +64,7 @@ def shorten_collections() -> None:
 
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # else compiled modules complain that they leak
 
 
 def quiet_arguments(folder: Any, **options: Any) -> Any:
