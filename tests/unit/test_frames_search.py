@@ -19,37 +19,17 @@ from tamis._core.rng import numpy_generator
 from tamis.search.frames import search_clip, search_frames
 from tamis.search.frames_inputs import checked_labels, read_features
 from tamis.search.frames_models import (
-    fit_frame_model,
     model_forwards,
     out_of_fold_logits,
-    time_weights,
-    weigh,
-    weighted_logits,
 )
-from tamis.search.frames_training import MapConfig, pack, train_map
-from tamis.search.frames_unseen import compare_with_uniform, scaled_losses
+from tamis.search.frames_training import MapConfig
 from tamis.testing.distributed import run_distributed
 from tamis.transforms import ClipView, FrameSelectionCollator, PixelEncoder, UniformFrames
 from tamis.transforms.decode import shrink
 from tamis.transforms.frames_gls import CosineObjective
 from tamis.transforms.frames_map import make_map
-from tamis.transforms.frames_policy import clip_features
 from tests.reference import frames as slow
-
-QUICK = MapConfig(width=16, epochs=10)
-
-
-def planted(count=48, m=20, seed=0):
-    """Clips whose class shows only in frames [start, start + 4), marked by feature 0; the rest is noise."""
-    rng = numpy_generator(seed, 77)
-    labels = np.arange(count) % 3
-    clips, starts = [], rng.integers(0, m - 4, size=count)
-    for label, start in zip(labels, starts, strict=True):
-        clip = 0.5 * rng.standard_normal((m, 6))
-        clip[start : start + 4, 0] += 3.0
-        clip[start : start + 4, 1 + label] += 3.0
-        clips.append(clip)
-    return clips, labels, starts
+from tests.unit.frames_tools import QUICK, planted
 
 
 @pytest.fixture(scope="module")
@@ -96,26 +76,6 @@ def test_stage_one_keeps_its_budget_for_any_length(m, n, length):
     assert cost <= min(slow.mean_logit_cost(logits, 2, other) for other in others) + 1e-9
     with pytest.raises(ValueError, match="budget="):
         search_clip(logits, 2, n, clip_length=length, budget=m)
-
-
-def test_models_are_never_asked_about_what_they_were_fitted_on():
-    clips, labels, _ = planted(12)
-    fitted = []
-
-    def fit(features, given, seed):
-        known = {clip.tobytes() for clip in features}
-        fitted.append(len(features))
-        assert set(given) == {0, 1, 2}
-
-        def model(clip):
-            assert clip.tobytes() not in known
-            return np.zeros((len(clip), 3))
-
-        return model
-
-    logits = out_of_fold_logits(clips, labels, fit=fit, folds=3)
-    assert fitted == [8, 8, 8]
-    assert len(logits) == 12
 
 
 @pytest.mark.filterwarnings("ignore:search_frames")  # 20 clips to learn from
@@ -219,52 +179,6 @@ def search_on_a_rank():
         found = search_frames(clips, labels, 3, folds=2, clip_length=5, budget=300, map_config=config)
     facts = [found.search.config[name] for name in ("unseen_clips", "unseen_loss", "uniform_loss")]
     return [float(tensor.double().sum()) for _, tensor in sorted(found.weights.items())] + facts
-
-
-COMPARED = {"folds": 2, "clip_length": 5, "budget": 300, "time_waves": 1, "seed": 1}
-
-
-def test_a_policy_that_is_better_than_uniform_says_by_how_much():
-    clips, labels, _ = planted(96)
-    config = MapConfig(width=16, epochs=10, held_out=0.25)
-    found = search_frames(clips, labels, 4, map_config=config, **COMPARED)  # warnings are errors
-    facts = found.search.config
-    assert facts["unseen_clips"] == 24
-    assert facts["unseen_loss"] < facts["uniform_loss"] - 0.1 < np.log(3)
-    assert f"on 24 unseen clips: loss {facts['unseen_loss']:.4g} against " in found.summary()
-    assert "nothing shows" not in found.summary()
-    none = search_frames(clips[:30], labels[:30], 4, map_config=MapConfig(width=4, epochs=1, held_out=0.2), **COMPARED)
-    assert none.search.config["unseen_loss"] is None
-    assert "too few unseen clips (6) to tell" in none.summary()
-
-
-def test_a_policy_that_is_no_better_than_uniform_warns():
-    clips, labels, _ = planted(96)
-    labels = numpy_generator(4).permutation(labels)
-    config = MapConfig(width=16, epochs=5, held_out=0.25)
-    with pytest.warns(NoEffectWarning, match=r"on 24 unseen clips .* loss of .*, uniform ones of .* UniformFrames\(\)"):
-        found = search_frames(clips, labels, 4, map_config=config, **COMPARED)
-    assert found.search.config["unseen_loss"] == pytest.approx(np.log(3), abs=0.1)
-    assert found.summary().endswith("nothing shows that they are better")
-
-
-def test_the_comparison_does_not_mind_how_loud_the_model_is(policy):
-    clips, labels, _ = planted(30, seed=9)
-    logits = [clip[:, 1:4] for clip in clips]
-    found = [
-        compare_with_uniform(policy.selector(), clips, [by * rows for rows in logits], labels, tuple(range(20)), 4)
-        for by in (0.01, 1.0, 1000.0)
-    ]
-    assert found[0].loss == pytest.approx(found[1].loss) == pytest.approx(found[2].loss)
-    assert found[0].loss < found[0].uniform
-    assert 20 < found[0].evaluations <= 20 * (policy.budget + 2)
-    assert found[0].forwards == 20 * 20
-    wrong = -np.eye(3)[labels[:20]]
-    np.testing.assert_allclose(scaled_losses(wrong, labels[:20]), np.log(3))
-    np.testing.assert_allclose(scaled_losses(-wrong, labels[:20]), 0.0, atol=1e-9)
-    short = [clip[:3] for clip in clips]
-    same = compare_with_uniform(policy.selector(), short, [rows[:3] for rows in logits], labels, tuple(range(20)), 4)
-    assert same.loss == same.uniform
 
 
 def test_distinct_frames_are_the_best_without_repeats(policy):
@@ -386,43 +300,6 @@ def test_permuting_features_permutes_the_choice_without_time():
         assert sorted(order[right]) == left.tolist()
 
 
-@pytest.mark.parametrize("kind", ["transformer", "mlp"])
-def test_padding_does_not_reach_the_prediction(kind):
-    network = make_map(kind, 6, 8, seed=3).eval()
-    clips = [numpy_generator(i).standard_normal((m, 6)) for i, m in enumerate((1, 7, 20))]
-    features, mask = pack(clips)
-    features[~mask] = 1e3
-    together = network(features, mask)
-    for i, clip in enumerate(clips):
-        torch.testing.assert_close(together[i : i + 1], network(*pack([clip])), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["transformer", "mlp"])
-def test_the_map_learns_what_can_be_learnt(kind):
-    clips, _, starts = planted(80)
-    targets = [clip[s : s + 4].mean(0) for clip, s in zip(clips, starts, strict=True)]
-    result = train_map(clips, targets, MapConfig(kind=kind, width=32, epochs=25), seed=0)
-    assert result.losses[-1] < 0.5 * result.losses[0]
-    assert result.score > 0.6
-    again = train_map(clips, targets, MapConfig(kind=kind, width=32, epochs=2), seed=5)
-    twin = train_map(clips, targets, MapConfig(kind=kind, width=32, epochs=2), seed=5)
-    assert all(torch.equal(tensor, twin.weights[name]) for name, tensor in again.weights.items())
-
-
-def test_training_leaves_the_global_generator_alone():
-    before = torch.get_rng_state()
-    clips, labels, _ = planted(12)
-    fit_frame_model(clips, labels, 3)
-    train_map(clips, [clip.mean(0) for clip in clips], MapConfig(width=4, epochs=1))
-    assert torch.equal(before, torch.get_rng_state())
-
-
-def test_time_has_the_norm_of_the_content():
-    rows = clip_features(numpy_generator(1).standard_normal((50, 8)), np.zeros(8), np.ones(8), 4, 1.0)
-    assert rows.shape == (50, 16)
-    np.testing.assert_allclose((rows[:, 8:] ** 2).sum(1), 8.0)
-
-
 def test_refusals():
     clips, labels, _ = planted(12)
     for change, message in [
@@ -465,33 +342,3 @@ def test_refusals():
             MapConfig(**wrong)
     with pytest.raises(ValueError, match="multiple of 4"):
         make_map("mlp", 3, 6)
-
-
-def test_time_weights_find_the_part_of_the_clip_that_tells():
-    rng = numpy_generator(3)
-    labels = np.arange(120) % 3
-    logits = [3 * rng.standard_normal((m, 3)) for m in rng.integers(20, 40, size=120)]
-    for clip, label in zip(logits, labels, strict=True):
-        clip[len(clip) // 2 : len(clip) * 3 // 5, label] += 4.0
-    weights = time_weights(logits, labels, bins=10)
-    assert weights.argmax() == 5
-    assert weights[[0, 1, 2, 3, 7, 8, 9]].max() < 0.25 * weights[5]
-    flat = weigh(logits[0], np.full(10, 2.0))
-    np.testing.assert_allclose(flat, 2 * logits[0])
-
-
-def test_the_second_round_is_fitted_where_the_first_saw_something():
-    """The class shows in 2 of 30 frames, at the same time in all clips."""
-    rng = numpy_generator(6)
-    labels = np.arange(90) % 3
-    clips = [rng.standard_normal((30, 12)) for _ in labels]
-    for clip, label in zip(clips, labels, strict=True):
-        clip[19:21, label] += 2.0
-
-    def right(rounds):
-        found = weighted_logits(clips, labels, folds=3, bins=10, rounds=rounds)
-        return np.mean([clip.mean(0).argmax() == label for clip, label in zip(found, labels, strict=True)])
-
-    assert right(2) > max(right(1) + 0.05, 0.6)
-    with pytest.raises(ValueError, match="time_rounds=0"):
-        search_frames(clips, labels, 3, folds=2, time_rounds=0)
