@@ -68,9 +68,11 @@ RCL = {
 }
 # rivals with as many rounds as rcl_ahead: fresh scores and a return to the best weights at the beginning of each
 FRESH = {"denoising_2": "denoising", "ahead_2": "ahead"}
+# the two strongest plain ways at the rate that the pre-training ended with
+SLOW = {"random_slow": "random", "denoising_slow": "denoising"}
 METHODS = (
     "random", "rcl_ahead", "denoising", "denoising_2", "ahead", "ahead_2", "alignment", "rcl_4", "lowest_loss",
-    "rcl_2", "rho", "length", "rarity", "rcl_ahead_plain", "rcl_exact",
+    "rcl_2", "rho", "length", "rarity", "rcl_ahead_plain", "rcl_exact", *SLOW,
 )  # fmt: skip
 
 
@@ -137,7 +139,7 @@ def budget_of(data):
     return len(pools) * (2 * n + 12 * len(data.reward) + 2 * min(CANDIDATES, n) + path + 8)
 
 
-def continued(base, data, lr=LR):
+def continued(base, data, lr):
     """A `Run` from the pre-trained state, Adam's included."""
     model = copy.deepcopy(base[0])
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.98))
@@ -156,6 +158,7 @@ def measured(model, data):
 
 def run_method(name, base, data, table, seed, updates=UPDATES):
     """Continue by one method: its row of the results. ``table``: features under the pre-trained model."""
+    lr, name = LRS[-1] if name in SLOW else LR, SLOW.get(name, name)
     pools, options = RCL.get(name, ((1,) if name == "random" else (4, 4) if name in FRESH else (4,), {}))
 
     def scores_of(model, number, pool):
@@ -170,7 +173,7 @@ def run_method(name, base, data, table, seed, updates=UPDATES):
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(seed_of(31, seed))  # dropout
         return equal_budgets(
-            continued(base, data), pools, scores_of, lambda model: measured(model, data)[0], data.clean,
+            continued(base, data, lr), pools, scores_of, lambda model: measured(model, data)[0], data.clean,
             updates=updates, budget=budget_of(data), each=3 * BATCH + len(data.selection) / EVERY, seed=seed,
         )  # fmt: skip
 
