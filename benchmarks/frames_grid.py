@@ -9,11 +9,11 @@ epochs and the map's settings were chosen on fifth 0 of the words `adverb` and `
 
 "infer": one classifier for all, fitted on random frames as `search_frames` fits its own (two rounds, drawn and weighted
 by time). "train and infer": a classifier fitted on the frames that the selector chose. Reported: accuracy, SMS minus
-the selector with a 95 % interval (Student's t over the fifths, each of which has models, search and test clips of its
-own; "mean of the labels" averages the three within each fifth), the share of chosen frames in the true window. "oracle"
-and "true window" use what no method has; "time profile" takes the n moments that stage 1 chose most often in the
-training clips; "SMS, top n" takes the n frames nearest to the map's prediction one by one, without the search of stage
-3. The map was searched with n = 8; n = 4 uses it too.
+the selector with a 95 % interval (over the fifths, see `interval`; each has models, search and test clips of its own;
+"mean of the labels" averages the three within each fifth), the share of chosen frames in the true window. "oracle" and
+"true window" use what no method has; "time profile" takes the n moments that stage 1 chose most often in the training
+clips; "SMS, top n" takes the n frames nearest to the map's prediction one by one, without the search of stage 3. The
+map was searched with n = 8; n = 4 uses it too.
 
 Each fifth is kept in ``--work`` when done, under the settings' fingerprint, so that an interrupted run goes on.
 ``python -m benchmarks.frames_grid [--quick] [--data PATH] [--work DIR] [--labels command color digit] [--seeds 5]``
@@ -235,10 +235,15 @@ def _stretched(profile: np.ndarray, m: int) -> np.ndarray:
 
 
 def interval(differences: np.ndarray) -> list[float] | None:
-    """95 % interval of the mean over the fifths, Student's t; None of a single one."""
-    if len(differences) < 2:
+    """95 % interval of the mean over the fifths, None of a single one.
+
+    Student's t with the correction of C. Nadeau, Y. Bengio, "Inference for the generalization error", 2003, for
+    training sets that overlap: the variance of the mean is (1 / k + test clips / training clips) times the sample's.
+    """
+    k = len(differences)
+    if k < 2:
         return None
-    half = T_95[len(differences)] * differences.std(ddof=1) / len(differences) ** 0.5
+    half = T_95[k] * differences.std(ddof=1) * (1 / k + 1 / (FOLDS - 1)) ** 0.5
     return [float(differences.mean() - half), float(differences.mean() + half)]
 
 
@@ -288,6 +293,11 @@ def joined(folds: list[dict[str, Any]]) -> dict[str, Any]:
         }
         for mode in ("infer", "train and infer"):
             figures[f"n = {n}, {mode}"] = table(parts[mode], parts["share"])
+        better = {}  # each method with the classifier that serves it better
+        for name in parts["infer"]:
+            both = [parts[mode][name] for mode in ("infer", "train and infer") if name in parts[mode]]
+            better[name] = max(both, key=lambda hits: float(np.concatenate(hits).mean()))
+        figures[f"n = {n}, the better of both"] = table(better, parts["share"])
         if "frames" in folds[0][n]:
             clips = [frames for fold in folds for frames in fold[n]["frames"]["SMS"].values()]
             repeats = np.array([len(frames) - len(set(frames)) for frames in clips])

@@ -4,7 +4,7 @@ After table 5.5 of M. Zhao's thesis, which trains and tests video models on fram
 mean-pooling model. Here GRID clips, the word "command" (4 classes), the splits and frames of `benchmarks.frames_grid`
 (run it first: it keeps the frames of each fifth in ``--work``). Seed s trains on four fifths and tests on fifth s. The
 model sees 8 frames, grey, the middle of the mouth's piece at 32 x 32 minus the clip's mean, in patches of 8. "true
-window" is given frames of the hidden window, the ceiling. Intervals: Student's t over the fifths.
+window" is given frames of the hidden window, the ceiling. Intervals: see `frames_grid.interval`.
 ``python -m benchmarks.frames_transfer [--quick] [--data PATH] [--work DIR] [--seeds 5]``
 """
 
