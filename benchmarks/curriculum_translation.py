@@ -68,8 +68,8 @@ RCL = {
 }
 # rivals with as many rounds as rcl_ahead: fresh scores and a return to the best weights at the beginning of each
 FRESH = {"denoising_2": "denoising", "ahead_2": "ahead"}
-# the two strongest plain ways at the rate that the pre-training ended with
-SLOW = {"random_slow": "random", "denoising_slow": "denoising"}
+# the same at the rate that the pre-training ended with
+SLOW = {"random_slow": "random", "denoising_slow": "denoising", "rcl_ahead_slow": "rcl_ahead"}
 METHODS = (
     "random", "rcl_ahead", "denoising", "denoising_2", "ahead", "ahead_2", "alignment", "rcl_4", "lowest_loss",
     "rcl_2", "rho", "length", "rarity", "rcl_ahead_plain", "rcl_exact", *SLOW,

@@ -136,7 +136,13 @@ def search_curriculum(
     check_int("lookahead", lookahead, low=1)
     check_range("lookahead_lr", lookahead_lr, low=0, high=10, open_low=True)
     check_range("probe_lr", probe_lr, low=0, high=1, open_low=True)
+    if lookahead > 1 and reward == "exact":
+        raise ValueError(f"lookahead={lookahead}: is for reward='first_order'; an exact reward is of one step")
     model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    if optimizer is not None:
+        own = {id(p) for p in model.parameters()}
+        if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+            raise ValueError("optimizer: has no parameter of model; pass the one that was made for this model")
     _check_data(train, validation, features, rounds, selection)
     prints = {"training": _prints(train), "validation": _prints(validation), "selection": _prints(selection)}
     _warn_of_overlap(prints)

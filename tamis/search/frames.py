@@ -35,7 +35,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from tamis._core.checks import check_int
+from tamis._core.checks import check_int, check_type
 from tamis._core.distributed import broadcast_object, parallel_map, rank
 from tamis._core.policy import DataInfo, SearchInfo, fingerprint
 from tamis._core.progress import progress_bar
@@ -44,7 +44,7 @@ from tamis.search.frames_inputs import checked_labels, checked_logits, keep, rea
 from tamis.search.frames_models import Fit, fit_frame_model, model_forwards, weighted_logits
 from tamis.search.frames_training import MapConfig, MapResult, train_map
 from tamis.search.frames_unseen import compare_with_uniform, warn_if_no_better
-from tamis.search.journal import Journal
+from tamis.search.journal import Journal, refuse_other
 from tamis.search.optimizers.guided_local_search import GLSConfig, MeanLogitObjective, guided_local_search
 from tamis.transforms.frames_encoder import FrameEncoder, PixelEncoder
 from tamis.transforms.frames_policy import FramePolicy, clip_features
@@ -120,10 +120,17 @@ def search_frames(
     check_int("num_frames", num_frames, low=1)
     check_int("clip_length", clip_length, low=1)
     check_seed(seed)
-    map_config, kept = map_config or MapConfig(), None if out is None else Path(out)
-    features, encoder = read_features(videos, encoder, candidates, kept, seed, centred=centred)
     check_int("time_bins", time_bins, low=0)
     check_int("time_rounds", time_rounds, low=1)
+    map_config, kept = MapConfig() if map_config is None else map_config, None if out is None else Path(out)
+    check_type("map_config", map_config, MapConfig, "a MapConfig, such as MapConfig(width=64), or None")
+    options = {"num_frames": num_frames, "clip_length": clip_length, "budget": budget, "restarts": restarts}
+    config = {
+        "search": "frames", **options, "seed": seed, "telling": time_bins > 0, "labels": fingerprint(labels),
+    }  # fmt: skip
+    if kept is not None:
+        refuse_other(kept / "journal.jsonl", config)
+    features, encoder = read_features(videos, encoder, candidates, kept, seed, centred=centred)
     forwards = 0
     if logits is None:
         own_fit = fit is not fit_frame_model
@@ -137,8 +144,7 @@ def search_frames(
             ),
         )
     logits = checked_logits(logits, features, labels)
-    options = {"num_frames": num_frames, "clip_length": clip_length, "budget": budget, "restarts": restarts}
-    config = {**options, "seed": seed, "telling": time_bins > 0, "data": fingerprint(logits, labels)}
+    config["data"] = fingerprint(logits, labels)
     journal = Journal(None if kept is None else kept / "journal.jsonl", config)
     places = [_telling(rows) if time_bins else np.arange(len(rows)) for rows in logits]
     _search_all(logits, places, labels, journal, options, seed)

@@ -153,9 +153,9 @@ def weigh(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _chances(m: int, times: np.ndarray | None) -> torch.Tensor:
     """How likely each of m frames is drawn: by its weight, with a share of `_EVENLY` for all alike."""
-    if times is None or not times.any():
+    drawn = np.zeros(m) if times is None else weigh(np.ones((m, 1)), times)[:, 0]
+    if not drawn.any():  # also a short clip that has no frame where the weights are
         return torch.full((m,), 1 / m)
-    drawn = weigh(np.ones((m, 1)), times)[:, 0]
     return torch.from_numpy((1 - _EVENLY) * drawn / drawn.sum() + _EVENLY / m).float()
 
 

@@ -20,7 +20,7 @@ from tamis._core.errors import TamisError
 from tamis._core.policy import fingerprint
 from tamis._core.progress import progress_bar
 
-__all__ = ["Journal", "run_trials"]
+__all__ = ["Journal", "refuse_other", "run_trials"]
 
 FORMAT = "tamis.journal"
 
@@ -78,15 +78,42 @@ class Journal:
         if None in rows or rows[0] is None or rows[0].get("format") != FORMAT:
             raise TamisError(f"{path}: is no journal of a search, or is damaged; move it away to begin anew")
         if rows[0]["sha256"] != header["sha256"]:
-            theirs = rows[0]["config"]
-            keys = sorted(k for k in theirs.keys() | self.config.keys() if theirs.get(k) != self.config.get(k))
-            first = keys[0] if keys else "?"
-            raise TamisError(
-                f"{path}: journal of another search: {', '.join(keys)} differ "
-                f"({first}={theirs.get(first)!r} there, {self.config.get(first)!r} here); "
-                "use another out=, or the same configuration, to go on"
-            )
+            raise TamisError(_difference(path, rows[0]["config"], self.config))
         return {row["trial"]: row for row in rows[1:] if row is not None}
+
+
+def refuse_other(path: Path, known: dict[str, Any]) -> None:
+    """Refuse the journal of another search as soon as a part of the configuration is known, before anything is kept.
+
+    Args:
+        path: the journal's file, which need not be there.
+        known: part of the configuration of `Journal`.
+
+    Raises:
+        TamisError: the journal at ``path`` has another value.
+    """
+    problem = None
+    if rank() == 0 and path.exists():
+        row = _parse(path.read_bytes().partition(b"\n")[0] + b"\n") or {}
+        theirs = {key: row.get("config", {}).get(key) for key in known}
+        if theirs != json.loads(json.dumps(known)):
+            problem = _difference(path, theirs, known)
+    problem = broadcast_object(problem)
+    if problem is not None:
+        raise TamisError(problem)
+
+
+def _difference(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """What to say of the journal of another search."""
+    cure = "use another out=, or the same configuration, to go on"
+    if theirs.get("search") != ours.get("search"):
+        return f"{path}: journal of another kind of search, {theirs.get('search')!r}; {cure}"
+    keys = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
+    first = keys[0] if keys else "?"
+    return (
+        f"{path}: journal of another search: {', '.join(keys)} differ "
+        f"({first}={theirs.get(first)!r} there, {ours.get(first)!r} here); {cure}"
+    )
 
 
 def run_trials(

@@ -253,6 +253,11 @@ def test_bad_input_is_named(tmp_path):
         search_curriculum(model, train, held_out, table, selection=held_out[:4], **quick)
     with pytest.raises(ValueError, match=r"features: log_likelihood of samples .* is not what the model gives them"):
         search_curriculum(model, train[::-1], held_out, table, **quick)
+    other = torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="optimizer: has no parameter of model"):
+        search_curriculum(model, train, held_out, table, **{**quick, "update": UpdateConfig()}, optimizer=other)
+    with pytest.raises(ValueError, match="lookahead=5: is for reward='first_order'"):
+        search_curriculum(model, train, held_out, table, **quick, lookahead=5, reward="exact")
     for name, value, message in (
         ("agent", {"steps": 10}, r"agent=\{'steps': 10\}: must be an AgentConfig.*, got dict"),
         ("update", 3, "update=3: must be an UpdateConfig"),

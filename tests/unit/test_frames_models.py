@@ -104,3 +104,13 @@ def test_the_second_round_is_fitted_where_the_first_saw_something():
     assert right(2) > max(right(1) + 0.05, 0.6)
     with pytest.raises(ValueError, match="time_rounds=0"):
         search_frames(clips, labels, 3, folds=2, time_rounds=0)
+
+
+def test_clips_without_a_frame_where_the_weights_are_are_drawn_evenly():
+    clips, labels, _ = planted(12)
+    weights = np.zeros(15)
+    weights[0] = 1.0
+    model = fit_frame_model(
+        [clip[:1] for clip in clips], labels, 3, times=weights, epochs=1
+    )  # its frame is in the middle
+    assert np.isfinite(model(clips[0])).all()

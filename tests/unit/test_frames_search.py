@@ -23,6 +23,7 @@ from tamis.search.frames_models import (
     out_of_fold_logits,
 )
 from tamis.search.frames_training import MapConfig
+from tamis.search.journal import Journal
 from tamis.testing.distributed import run_distributed
 from tamis.transforms import ClipView, FrameSelectionCollator, PixelEncoder, UniformFrames
 from tamis.transforms.decode import shrink
@@ -91,8 +92,16 @@ def test_an_interrupted_search_ends_in_the_same_policy(tmp_path):
     again = search_frames(clips, labels, 3, out=tmp_path, **options)
     assert whole == first == again == tamis.load_policy(tmp_path)
     assert whole.search == again.search
-    with pytest.raises(TamisError, match="journal of another search: budget"):
+    logits = (tmp_path / "logits.safetensors").read_bytes()
+    with pytest.raises(TamisError, match="journal of another search: budget differ"):
         search_frames(clips, labels, 3, out=tmp_path, **{**options, "budget": 301})
+    with pytest.raises(TamisError, match="journal of another search: labels, seed differ"):
+        search_frames(clips, labels[::-1], 3, out=tmp_path, seed=1, **options)
+    assert (tmp_path / "logits.safetensors").read_bytes() == logits  # refused before anything was kept
+    Journal(tmp_path / "other" / "journal.jsonl", {"search": "curriculum"})
+    with pytest.raises(TamisError, match="another kind of search, 'curriculum'"):
+        search_frames(clips, labels, 3, out=tmp_path / "other", **options)
+    assert len(list((tmp_path / "other").iterdir())) == 1
 
 
 class Brightness:
@@ -334,6 +343,8 @@ def test_refusals():
             search_frames(**options)
     with pytest.raises(TypeError, match="labels=None: must be one integer a video"):
         search_frames(clips, None, 3)
+    with pytest.raises(TypeError, match=r"map_config=\{'width': 16\}: must be a MapConfig.*, got dict"):
+        search_frames(clips, labels, 3, map_config={"width": 16})
     for given in (list(labels), torch.tensor(labels), list(torch.tensor(labels)), labels.astype(np.uint8)):
         assert checked_labels(given, 12, 2, fitted=True).tolist() == labels.tolist()
     assert checked_labels(2 * labels, 12, 2, fitted=False).tolist() == (2 * labels).tolist()
