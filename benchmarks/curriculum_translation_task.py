@@ -76,7 +76,7 @@ def task(data, corpus, seed, noise, n, longest=None, spare=False):
     train, held, test = frames(data, corpus, longest)
     generator = numpy_generator(2027, seed)
     train = train.iloc[generator.permutation(len(train))[:n]].reset_index(drop=True)
-    wrong = np.flatnonzero(generator.random(n) < noise)
+    wrong = np.flatnonzero(generator.random(len(train)) < noise)
     targets = train["target"].to_numpy(copy=True)
     targets[wrong] = targets[np.roll(generator.permutation(wrong), 1)] if len(wrong) else targets[wrong]
     clean = targets == train["target"].to_numpy()
