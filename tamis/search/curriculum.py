@@ -197,7 +197,10 @@ def _check_data(train: Any, validation: Any, features: CurriculumFeatures, round
     if len(features) != len(train):
         raise ValueError(f"features: of {len(features)} samples, but train has {len(train)}; take its own features")
     if len(validation) < (2 if selection is None else 1) or (selection is not None and not len(selection)):
-        raise ValueError(f"validation: {len(validation)} samples; must be enough for reward and selection")
+        raise ValueError(
+            f"validation: {len(validation)} samples; must be at least two, one for the reward and one to select by (or "
+            "one, and selection= that is not empty)"
+        )
 
 
 def _prints(data: Any) -> list[str] | None:

@@ -103,7 +103,10 @@ class FrameSelectionCollator:
         elif distinct:
             raise ValueError("distinct=True: is for a FramePolicy; a FrameSelector decides itself, leave it out")
         if not isinstance(selector, FrameSelector):
-            raise TypeError(f"selector={selector!r}: must be a FramePolicy or a FrameSelector")
+            raise TypeError(
+                f"selector={selector!r}: must be a FramePolicy or a FrameSelector; load a saved policy by "
+                "tamis.load_policy(folder)"
+            )
         self.selector, self.processor = selector, processor
         self.num_frames = check_int("num_frames", num_frames, low=1)
         self.video, self.label = video, label

@@ -169,7 +169,8 @@ class FramePolicy(Policy):
         """Where in the clip the best frames of stage 1 lay. For one clip: `FrameSelectionCollator.plot`."""
         axes = figure.subplots()
         axes.bar(np.arange(100) + 0.5, self.profile.numpy(), width=1.0)
-        axes.axhline(0.01, color="grey", linewidth=0.8, linestyle="--")
+        axes.axhline(0.01, color="grey", linewidth=0.8, linestyle="--", label="if all moments were alike")
+        axes.legend()
         axes.set(xlabel="% of the clip", ylabel="share of the searched frames", title="best frames of training clips")
 
 
@@ -179,7 +180,9 @@ def _against_uniform(facts: dict[str, Any]) -> list[str]:
         return []
     clips, loss, uniform = facts["unseen_clips"], facts["unseen_loss"], facts["uniform_loss"]
     if loss is None:
-        return [f"  too few unseen clips ({clips}) to tell whether these frames are better than uniform ones"]
+        return [
+            f"  too few unseen clips ({clips}) to tell whether these frames are better than uniform ones (8 needed)"
+        ]
     words = "" if uniform - loss > facts["unseen_error"] else ": nothing shows that they are better"
     error = f"standard error of the difference {facts['unseen_error']:.2g}"
     return [f"  on {clips} unseen clips: loss {loss:.4g} against {uniform:.4g} of uniform frames ({error}){words}"]
