@@ -115,12 +115,12 @@ def equal_budgets(run, pools, scores_of, measure, clean, *, updates, budget, eac
     return {**row, **spent}
 
 
-def tables(rows, ours):
+def tables(rows, *ours):
     """Means over the seeds, and paired differences with 95 % intervals of every method.
 
     Args:
         rows: one dict a seed: method -> its figures.
-        ours: the method whose differences to all others are given too.
+        ours: methods whose differences to all others are given too.
     """
     means = {}
     for name in dict.fromkeys(name for row in rows for name in row):
@@ -131,7 +131,11 @@ def tables(rows, ours):
     return {
         "mean": means,
         "minus random continuation": {name: gaps(rows, name, "random") for name in methods if name != "random"},
-        f"{ours} minus it": {name: gaps(rows, ours, name) for name in methods if name != ours and ours in methods},
+        **{
+            f"{one} minus it": {name: gaps(rows, one, name) for name in methods if name != one}
+            for one in ours
+            if one in methods
+        },
     }
 
 

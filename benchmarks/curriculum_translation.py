@@ -217,7 +217,8 @@ def write(path, runs, search=None):
     old = json.loads(path.read_text()) if path.exists() else {}
     search = search or old.get("figures", {}).get("whole_search")
     figures = {
-        corpus: tables([row for row in seeds.values() if len(row) > 1], "rcl_ahead") for corpus, seeds in runs.items()
+        corpus: tables([row for row in seeds.values() if len(row) > 1], "rcl_ahead", "rcl_ahead_slow")
+        for corpus, seeds in runs.items()
     }
     result = {
         "benchmark": "curriculum_translation", "claim": __doc__.split("\n")[0],

@@ -11,20 +11,17 @@ from __future__ import annotations
 import argparse
 import logging
 import statistics
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
-from transformers import PrinterCallback, Trainer, TrainingArguments
-
-sys.path.insert(0, str(Path(__file__).parent))
 from ctr_models import DeepFM
 from report import SMALLER, draw_curve, draw_dims, draw_gates, write_report
 from tabular import Table, collate, load_table
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from tamis.callbacks import attach
 from tamis.pruners import DimReg

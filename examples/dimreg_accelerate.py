@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
-
-sys.path.insert(0, str(Path(__file__).parent))
 from ctr_models import DeepFM
 from tabular import collate, load_table
+from torch.utils.data import DataLoader
 
 from tamis.pruners import DimReg
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
-
-sys.path.insert(0, str(Path(__file__).parent))
 from ctr_models import WideDeep
 from tabular import collate, load_table
+from torch.utils.data import DataLoader
 
 from tamis.pruners import DimReg
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from transformers import Trainer, TrainingArguments
-
-sys.path.insert(0, str(Path(__file__).parent))
 from ctr_models import DeepFM
 from tabular import collate, load_table
+from transformers import Trainer, TrainingArguments
 
 import tamis
 from tamis.callbacks import PruningCallback

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
-
-sys.path.insert(0, str(Path(__file__).parent))
 from video_clips import make_clips, share_right, small_processor, small_videomae
 
 from tamis.search import search_frames

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from transformers import Trainer, TrainingArguments
-
-sys.path.insert(0, str(Path(__file__).parent))
 from video_clips import make_clips, share_right, small_processor, small_videomae
 
 from tamis.search import search_frames

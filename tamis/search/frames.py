@@ -144,7 +144,7 @@ def search_frames(
             ),
         )
     logits = checked_logits(logits, features, labels)
-    config["data"] = fingerprint(logits, labels)
+    config["data"] = fingerprint(logits)
     journal = Journal(None if kept is None else kept / "journal.jsonl", config)
     places = [_telling(rows) if time_bins else np.arange(len(rows)) for rows in logits]
     _search_all(logits, places, labels, journal, options, seed)

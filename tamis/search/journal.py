@@ -94,9 +94,10 @@ def refuse_other(path: Path, known: dict[str, Any]) -> None:
     """
     problem = None
     if rank() == 0 and path.exists():
-        row = _parse(path.read_bytes().partition(b"\n")[0] + b"\n") or {}
+        with path.open("rb") as file:
+            row = _parse(file.readline()) or {}
         theirs = {key: row.get("config", {}).get(key) for key in known}
-        if theirs != json.loads(json.dumps(known)):
+        if row.get("format") == FORMAT and theirs != json.loads(json.dumps(known)):  # `Journal` knows damage
             problem = _difference(path, theirs, known)
     problem = broadcast_object(problem)
     if problem is not None:

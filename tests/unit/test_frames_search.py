@@ -98,6 +98,8 @@ def test_an_interrupted_search_ends_in_the_same_policy(tmp_path):
     with pytest.raises(TamisError, match="journal of another search: labels, seed differ"):
         search_frames(clips, labels[::-1], 3, out=tmp_path, seed=1, **options)
     assert (tmp_path / "logits.safetensors").read_bytes() == logits  # refused before anything was kept
+    (tmp_path / "journal.jsonl").write_bytes(lines[0][:20])  # killed in its first line
+    assert search_frames(clips, labels, 3, out=tmp_path, **options) == whole
     Journal(tmp_path / "other" / "journal.jsonl", {"search": "curriculum"})
     with pytest.raises(TamisError, match="another kind of search, 'curriculum'"):
         search_frames(clips, labels, 3, out=tmp_path / "other", **options)
