@@ -21,6 +21,7 @@ lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 test: lint  ## TESTS=path narrows it
 	$(PY) -m pytest -n 2 --dist worksteal $(TESTS)

@@ -20,12 +20,11 @@ from torch.utils.data import TensorDataset
 
 from benchmarks.curriculum_common import Run, equal_budgets, stream, tables
 from benchmarks.swift_common import DATA, encoded
-from tamis._core.rng import numpy_generator, seed_of, torch_generator
+from tamis.core.rng import numpy_generator, seed_of, torch_generator
+from tamis.features.losses import make_batch, sample_loss_of
 from tamis.samplers import CurriculumFeatures, LogLikelihood, LossDifference, log_likelihoods
-from tamis.samplers.curriculum_gradient import mean_loss, rewards_by
-from tamis.samplers.curriculum_loss import make_batch, sample_loss_of
-from tamis.search import search_curriculum
-from tamis.search.optimizers import AgentConfig
+from tamis.search import AgentConfig, search_curriculum
+from tamis.search.curriculum.gradient import mean_loss, rewards_by
 
 CODE, HIDDEN, BATCH, EVERY, UPDATES = 128, 64, 16, 25, 400
 LR = 1e-4  # of the continued training, of every method: a tenth of the pre-training's, whose Adam state is kept

@@ -6,7 +6,7 @@ import copy
 
 import numpy as np
 
-from tamis._core.rng import seed_of
+from tamis.core.rng import seed_of
 from tamis.samplers import CurriculumSampler
 
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # Student's t, two-sided

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tamis._core.rng import numpy_generator
+from tamis.core.rng import numpy_generator
+from tamis.features.ngrams import ngram_counts, summarise, token_ids
 from tamis.samplers import curriculum_features
-from tamis.samplers.curriculum_ngrams import ngram_counts, summarise, token_ids
 
 
 def by_counter(texts):

@@ -17,9 +17,9 @@ import pandas as pd
 import torch
 from transformers import MarianConfig, MarianMTModel
 
-from tamis._core.rng import numpy_generator
-from tamis.samplers.curriculum_gradient import exact_rewards, rewards_by
-from tamis.samplers.curriculum_loss import make_batch, sample_loss_of
+from tamis.core.rng import numpy_generator
+from tamis.features.losses import make_batch, sample_loss_of
+from tamis.search.curriculum.gradient import exact_rewards, rewards_by
 
 PAD, END, UNKNOWN = 0, 1, 2
 LOSS = sample_loss_of("seq2seq")

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tamis._core.rng import torch_generator
+from tamis.core.rng import torch_generator
 from tamis.samplers import CurriculumSampler
-from tamis.samplers.curriculum_agent import Scorer, initialise
+from tamis.samplers.curriculum.agent import Scorer, initialise
 
 GROUPS = {"length": 2, "log_likelihood": 2, "rarity": 32}
 

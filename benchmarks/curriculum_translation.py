@@ -40,12 +40,11 @@ from benchmarks.curriculum_translation_task import (
     step,
     task,
 )
-from tamis._core.rng import numpy_generator, seed_of
+from tamis.core.rng import numpy_generator, seed_of
 from tamis.samplers import Length, LogLikelihood, LossDifference, Rarity, curriculum_features, log_likelihoods
-from tamis.samplers.curriculum_gradient import rewards_by
-from tamis.search import search_curriculum
-from tamis.search.curriculum_states import States
-from tamis.search.optimizers import AgentConfig
+from tamis.search import AgentConfig, search_curriculum
+from tamis.search.curriculum.gradient import rewards_by
+from tamis.search.curriculum.states import States
 
 CORPORA = {  # data, share of shuffled targets, training pairs
     "multi30k": ("multi30k", 0.3, 6000),

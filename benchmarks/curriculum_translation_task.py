@@ -12,9 +12,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import MBartConfig, MBartForConditionalGeneration
 
-from tamis._core.rng import numpy_generator, seed_of
-from tamis.samplers.curriculum_gradient import mean_loss
-from tamis.samplers.curriculum_loss import make_batch, sample_loss_of
+from tamis.core.rng import numpy_generator, seed_of
+from tamis.features.losses import make_batch, sample_loss_of
+from tamis.search.curriculum.gradient import mean_loss
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 PAD, END, VOCABULARY = 0, 1, 2000

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 import tamis
 from benchmarks.peak_memory import PeakMemory
 from tamis.pruners import DimReg, cut
-from tamis.pruners.correlation import correlation, weighted_moments
-from tamis.pruners.polarisation import pair_polarisation_with_grad
+from tamis.pruners.dimreg.polarisation import pair_polarisation_with_grad
+from tamis.pruners.stats import correlation, weighted_moments
 
 TARGET = Path(__file__).parent / "results" / "dimreg_speed.json"
 STEPS_IN_ALL = 20_000  # of the training that the measured steps stand for: a look at the tables every 400 steps

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.frames_grid import CHOSEN, DATA, EPOCHS, WORK, features_of, load, split, window_frames, words_of
-from tamis.search.frames_models import fit_on_frames
+from tamis.search.frames.models import fit_on_frames
 
 RESULT = Path(__file__).parent / "results" / "frames_features.json"
 LABELS = ("adverb", "preposition")

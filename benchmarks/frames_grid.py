@@ -34,14 +34,13 @@ import torch
 from torch import nn
 
 from benchmarks.curriculum_common import T_95
-from tamis._core.policy import fingerprint
-from tamis._core.rng import numpy_generator
-from tamis.search.frames import search_clip, search_frames
-from tamis.search.frames_models import fit_on_frames, out_of_fold_logits, time_weights, weigh
-from tamis.search.frames_training import MapConfig
-from tamis.transforms.decode import open_video
-from tamis.transforms.frames_encoder import thumbnails
-from tamis.transforms.selectors import (
+from tamis.core.rng import numpy_generator
+from tamis.policy.base import fingerprint
+from tamis.search.frames.models import fit_on_frames, out_of_fold_logits, time_weights, weigh
+from tamis.search.frames.search import search_clip, search_frames
+from tamis.search.frames.training import MapConfig
+from tamis.transforms.frames.encoder import thumbnails
+from tamis.transforms.frames.selectors import (
     ClipView,
     ConfidentFrames,
     FarthestFrames,
@@ -51,6 +50,7 @@ from tamis.transforms.selectors import (
     SegmentFrames,
     UniformFrames,
 )
+from tamis.transforms.frames.video import open_video
 
 RESULT = Path(__file__).parent / "results" / "frames_grid.json"
 DATA = Path(__file__).parents[2] / "shared" / "data"

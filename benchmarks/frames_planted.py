@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from tamis._core.rng import numpy_generator
-from tamis.search.frames import search_clip, search_frames
-from tamis.search.frames_models import fit_frame_model
-from tamis.search.frames_training import MapConfig
-from tamis.transforms.selectors import (
+from tamis.core.rng import numpy_generator
+from tamis.search.frames.models import fit_frame_model
+from tamis.search.frames.search import search_clip, search_frames
+from tamis.search.frames.training import MapConfig
+from tamis.transforms.frames.selectors import (
     ClipView,
     ConfidentFrames,
     FarthestFrames,

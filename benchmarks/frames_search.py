@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from tamis._core.rng import numpy_generator
-from tamis.search.optimizers.guided_local_search import (
+from tamis.core.rng import numpy_generator
+from tamis.optimizers.frame_costs import (
     CosineObjective,
     FrameObjective,
     GLSConfig,

@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from tamis._core.rng import numpy_generator, torch_generator
-from tamis.search.optimizers.guided_local_search import CosineObjective, MeanLogitObjective, MlpObjective
-from tamis.transforms.decode import open_video
-from tamis.transforms.frames_map import make_map
-from tamis.transforms.frames_policy import FramePolicy
-from tamis.transforms.selectors import ClipView
+from tamis.core.rng import numpy_generator, torch_generator
+from tamis.optimizers.frame_costs import CosineObjective, MeanLogitObjective, MlpObjective
+from tamis.transforms.frames.map import make_map
+from tamis.transforms.frames.policy import FramePolicy
+from tamis.transforms.frames.selectors import ClipView
+from tamis.transforms.frames.video import open_video
 
 RESULT = Path(__file__).parent / "results" / "frames_speed.json"
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -130,7 +130,7 @@ def decoding(rounds: int, data: Path) -> dict[str, Any]:
     import av
     import pyarrow.parquet as pq
 
-    from tamis.transforms.frames_encoder import PixelEncoder
+    from tamis.transforms.frames.encoder import PixelEncoder
 
     contents = pq.read_table(data / "grid_s1" / "clips.parquet", columns=["video"]).slice(0, 5).to_pydict()["video"]
     chosen = np.array([9, 11, 12, 14, 15, 17, 18, 20])

@@ -23,7 +23,7 @@ import transformers
 from torch import nn
 
 from benchmarks.frames_grid import DATA, KEPT, SIZE, WORK, fifth, interval, load, split, words_of
-from tamis._core.rng import torch_generator
+from tamis.core.rng import torch_generator
 
 RESULT = Path(__file__).parent / "results" / "frames_transfer.json"
 WORD, FRAMES, SIDE, WIDTH, LAYERS, PATCH, BATCH = "command", 8, 32, 64, 2, 8, 16

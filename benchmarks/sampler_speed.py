@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, Sampler, WeightedRandomSampler
 
-from tamis._core.rng import numpy_generator
+from tamis.core.rng import numpy_generator
 from tamis.samplers import WeightedSampler
 
 RESULT = Path(__file__).parent / "results" / "sampler_speed.json"

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from tamis._core.errors import NoEffectWarning
-from tamis._core.rng import numpy_generator, seed_of, torch_generator
-from tamis.samplers.features import SampleFeatures, sample_features
-from tamis.samplers.weighted import WeightedSampler
+from tamis.core.errors import NoEffectWarning
+from tamis.core.rng import numpy_generator, seed_of, torch_generator
+from tamis.features.samples import SampleFeatures, sample_features
+from tamis.samplers.weighted.sampler import WeightedSampler
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 PATCHES, COMPONENTS, CODE = 256, 256, 128  # PCA keeps 256 components on disk; the net sees the first CODE

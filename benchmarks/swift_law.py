@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from benchmarks.swift_common import versions, write
-from tamis._core.rng import numpy_generator
-from tamis.samplers.features import SampleFeatures
-from tamis.samplers.swift import FeatureTables
-from tamis.samplers.swift_law import SwiftLaw, aggregate, piecewise_linear
+from tamis.core.rng import numpy_generator
+from tamis.features.samples import SampleFeatures
+from tamis.samplers.swift.law import SwiftLaw, aggregate, piecewise_linear
+from tamis.samplers.swift.sampler import FeatureTables
 
 RESULT = Path(__file__).parent / "results" / "swift_law.json"
 LAW = SwiftLaw((1.0, -0.4), (0.2, 0.5, 0.6), (1.0, 0.9, 0.5, 0.1, 0.0))

@@ -35,7 +35,7 @@ import torch
 
 from benchmarks import swift_common as common
 from tamis.samplers import SwiftSampler
-from tamis.samplers.swift import FeatureTables
+from tamis.samplers.swift.sampler import FeatureTables
 from tamis.search import search_swift
 from tamis.search.swift import law_of
 

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from benchmarks import swift_common as common
+from tamis.optimizers.bayesian import OPTIMIZERS
 from tamis.samplers import SwiftSampler
 from tamis.search import search_swift
-from tamis.search.optimizers.bayesian import OPTIMIZERS
 
 RESULT = Path(__file__).parent / "results" / "swift_optimizers.json"
 

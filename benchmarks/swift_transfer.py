@@ -18,7 +18,7 @@ import torch
 from benchmarks import swift_common as common
 from benchmarks.swift_noise import RESULT as LAWS
 from tamis.samplers import SwiftLaw, SwiftPolicy, SwiftSampler
-from tamis.samplers.swift import FeatureTables
+from tamis.samplers.swift.sampler import FeatureTables
 
 RESULT = Path(__file__).parent / "results" / "swift_transfer.json"
 WIDTH, DEPTH = 512, 2

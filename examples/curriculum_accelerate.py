@@ -15,11 +15,10 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tamis._core.rng import torch_generator
 from tamis.callbacks import ResumableLoader, attach
+from tamis.core.rng import torch_generator
 from tamis.samplers import CurriculumFeatures, CurriculumSampler, log_likelihoods
-from tamis.search import search_curriculum
-from tamis.search.optimizers import AgentConfig
+from tamis.search import AgentConfig, search_curriculum
 
 COLUMNS = ("sum", "per_token")
 

@@ -14,12 +14,11 @@ from pathlib import Path
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from tamis._core.rng import torch_generator
+from tamis.core.rng import torch_generator
+from tamis.features.losses import make_batch, sample_loss_of
 from tamis.samplers import curriculum_features
-from tamis.samplers.curriculum_gradient import mean_loss
-from tamis.samplers.curriculum_loss import make_batch, sample_loss_of
-from tamis.search import UpdateConfig, search_curriculum
-from tamis.search.optimizers import AgentConfig
+from tamis.search import AgentConfig, UpdateConfig, search_curriculum
+from tamis.search.curriculum.gradient import mean_loss
 
 WORDS, LENGTH = 30, 10
 

@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 from transformers import MarianConfig, MarianMTModel, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
-from tamis._core.rng import torch_generator
 from tamis.callbacks import attach
+from tamis.core.rng import torch_generator
 from tamis.samplers import CurriculumSampler, curriculum_features
-from tamis.search import search_curriculum
-from tamis.search.optimizers import AgentConfig
+from tamis.search import AgentConfig, search_curriculum
 
 PAD, START, WORDS = 0, 1, 20
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from video_clips import make_clips, share_right, small_processor, small_videomae
 
 from tamis.search import search_frames
-from tamis.search.frames import MapConfig
+from tamis.search.frames.search import MapConfig
 from tamis.transforms import FrameSelectionCollator
 
 

@@ -1,10 +1,9 @@
 """tamis: learn which data is worth training on, and which part of each input is worth keeping."""
 
-from tamis._core.errors import NoEffectWarning, NotPolarisedError, PolicyError, TamisError
-from tamis._core.policy import DataInfo, Policy, SearchInfo, fingerprint, load_policy, register_policy
+from tamis.core.errors import NoEffectWarning, NotPolarisedError, PolicyError, TamisError
+from tamis.core.version import __version__
+from tamis.policy import DataInfo, Policy, SearchInfo, fingerprint, load_policy, register_policy
 from tamis.pruners import load_pruned
-
-__version__ = "0.1.0"
 
 __all__ = [
     "DataInfo",

@@ -1,5 +1,5 @@
 """``python -m tamis``: the same as the ``tamis`` command."""
 
-from tamis.cli import main
+from tamis.cli.main import main
 
 raise SystemExit(main())

@@ -1,7 +1,7 @@
 """The methods that DimReg is compared with. Each gets the same epochs in all, searching included, and the same budget.
 
 A budget is a number of embedding parameters. Every method ends as a model whose tables are physically narrow
-(`tamis.pruners.cut`, the form with zeros put back), so that all are trained and scored by the same code.
+(`tamis.pruners.surgery.cut`, the form with zeros put back), so that all are trained and scored by the same code.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from benchmarks.ctr.data import CTRData
 from benchmarks.ctr.training import Run, train
 from examples.ctr_models import MODELS
 from tamis.pruners import cut
-from tamis.pruners.dimreg_config import OPEN
+from tamis.pruners.dimreg.config import OPEN
+from tamis.pruners.dimreg.polarisation import split_by_budget
 from tamis.pruners.gates import find_tables, install, remove
-from tamis.pruners.polarisation import split_by_budget
 
 __all__ = [
     "Setting",

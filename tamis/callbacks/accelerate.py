@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tamis._core.distributed import rank
-from tamis._core.state import read_state, write_state
 from tamis.callbacks.base import Stateful
+from tamis.core.distributed import rank
+from tamis.core.state import read_state, write_state
 
 __all__ = ["attach_component"]
 

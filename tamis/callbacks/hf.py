@@ -13,10 +13,10 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from tamis._core.distributed import broadcast_object
-from tamis._core.errors import NoEffectWarning, NotPolarisedError, TamisError
-from tamis._core.state import from_jsonable, to_jsonable
 from tamis.callbacks.base import check_length, check_sampler, innermost_sampler
+from tamis.core.distributed import broadcast_object
+from tamis.core.errors import NoEffectWarning, NotPolarisedError, TamisError
+from tamis.core.state import from_jsonable, to_jsonable
 from tamis.pruners.base import Pruner, Regularizer
 
 __all__ = ["EpochCallback", "PruningCallback", "SamplerCallback", "attach_epochs", "attach_pruner", "attach_sampler"]

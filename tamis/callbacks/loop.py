@@ -7,8 +7,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from tamis._core.checks import check_int
 from tamis.callbacks.base import Stateful, check_length, check_sampler, innermost_sampler
+from tamis.core.checks import check_int
 
 __all__ = ["ResumableLoader"]
 

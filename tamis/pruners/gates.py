@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from tamis._core.checks import check_type
-from tamis._core.distributed import all_sum_
+from tamis.core.checks import check_type
+from tamis.core.distributed import all_sum_
 
 __all__ = ["GatedEmbedding", "GatedEmbeddingBag", "Table", "find_tables", "install", "remove"]
 

@@ -1,22 +1,22 @@
 """Samplers: a global order that is a pure function of (seed, epoch, state), for any trainer."""
 
-from tamis.samplers.base import StatefulSampler
-from tamis.samplers.curriculum import CurriculumPolicy, CurriculumSampler
-from tamis.samplers.curriculum_loss import log_likelihoods
-from tamis.samplers.curriculum_scorers import (
+from tamis.features.groups import CurriculumFeatures, curriculum_features
+from tamis.features.losses import log_likelihoods
+from tamis.features.samples import SampleFeatures, sample_features
+from tamis.features.scores import (
     Alignment,
-    CompetenceSampler,
     Length,
     LogLikelihood,
     LossDifference,
     Rarity,
 )
-from tamis.samplers.curriculum_state import CurriculumFeatures, curriculum_features
-from tamis.samplers.features import SampleFeatures, sample_features
-from tamis.samplers.swift import SwiftPolicy, SwiftSampler
-from tamis.samplers.swift_law import SwiftLaw
-from tamis.samplers.weighted import WeightedSampler, effective_sample_size
-from tamis.samplers.weighted_batch import BatchSelector
+from tamis.samplers.base import StatefulSampler
+from tamis.samplers.competence import CompetenceSampler
+from tamis.samplers.curriculum.sampler import CurriculumPolicy, CurriculumSampler
+from tamis.samplers.swift.law import SwiftLaw
+from tamis.samplers.swift.sampler import SwiftPolicy, SwiftSampler
+from tamis.samplers.weighted.batch import BatchSelector
+from tamis.samplers.weighted.sampler import WeightedSampler, effective_sample_size
 
 __all__ = [
     "Alignment",

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
-from tamis._core.checks import check_int
-from tamis._core.rng import check_seed
+from tamis.core.checks import check_int
+from tamis.core.rng import check_seed
 
 __all__ = ["SamplerIterator", "StatefulSampler"]
 

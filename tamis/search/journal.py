@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from tamis._core.distributed import broadcast_object, parallel_map, rank, world_size
-from tamis._core.errors import TamisError
-from tamis._core.policy import fingerprint
-from tamis._core.progress import progress_bar
+from tamis.core.distributed import broadcast_object, parallel_map, rank, world_size
+from tamis.core.errors import TamisError
+from tamis.core.progress import progress_bar
+from tamis.policy.base import fingerprint
 
 __all__ = ["Journal", "refuse_other", "run_trials"]
 

@@ -2,7 +2,7 @@
 
 "Swift Sampler: Efficient Learning of Sampler by 10 Parameters", anonymous authors, section 3.3 and 3.4. Each trial
 restores the weights w_share, trains them for a few epochs with samples drawn by a candidate law, and scores them on
-held-out data; an optimizer proposes the next law. The law itself is in `tamis.samplers.swift_law`.
+held-out data; an optimizer proposes the next law. The law itself is in `tamis.samplers.swift.law`.
 
 ========= ================== ============================================================================
 symbol    here               meaning
@@ -38,18 +38,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from tamis._core.checks import check_choice, check_int
-from tamis._core.distributed import gather_objects, is_distributed, rank
-from tamis._core.errors import NoEffectWarning, TamisError
-from tamis._core.policy import SearchInfo, fingerprint
-from tamis._core.rng import check_seed, seed_of, seeded_globals
+from tamis.core.checks import check_choice, check_int
+from tamis.core.distributed import gather_objects, is_distributed, rank
+from tamis.core.errors import NoEffectWarning, TamisError
+from tamis.core.rng import check_seed, seed_of, seeded_globals
+from tamis.features.samples import SampleFeatures
+from tamis.optimizers.bayesian import INITIAL, OPTIMIZERS, propose
+from tamis.policy.base import SearchInfo, fingerprint
 from tamis.samplers.base import SamplerIterator
-from tamis.samplers.features import SampleFeatures
-from tamis.samplers.swift import FeatureTables, SwiftPolicy
-from tamis.samplers.swift_law import SwiftLaw
-from tamis.samplers.weighted import WeightedSampler, effective_sample_size
+from tamis.samplers.swift.law import SwiftLaw
+from tamis.samplers.swift.sampler import FeatureTables, SwiftPolicy
+from tamis.samplers.weighted.sampler import WeightedSampler, effective_sample_size
 from tamis.search.journal import Journal, run_trials
-from tamis.search.optimizers.bayesian import INITIAL, OPTIMIZERS, propose
 
 __all__ = ["dimensions", "law_of", "search_swift"]
 

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, default_collate
 
-from tamis._core.distributed import all_mean_, broadcast_object, gather_objects, rank, world_size
-from tamis._core.state import from_jsonable, to_jsonable
 from tamis.callbacks import attach
+from tamis.core.distributed import all_mean_, broadcast_object, gather_objects, rank, world_size
+from tamis.core.state import from_jsonable, to_jsonable
 from tamis.pruners.base import Pruner, Regularizer
 from tamis.testing.distributed import resolve, run_distributed
 from tamis.testing.toys import ShuffleSampler

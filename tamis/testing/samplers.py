@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from tamis._core.state import from_jsonable, to_jsonable
+from tamis.core.state import from_jsonable, to_jsonable
 from tamis.samplers.base import StatefulSampler
 from tamis.testing.distributed import resolve, run_distributed
 from tamis.testing.toys import IndexedDataset
@@ -152,7 +152,7 @@ class SamplerContract:
 
 def check_two_processes(factory: str, data_size: int, settings: list[list[int]]) -> list[str]:
     """Run by `SamplerContract` on each rank: resume everywhere, ranks agree on the order and share no position."""
-    from tamis._core.distributed import gather_objects
+    from tamis.core.distributed import gather_objects
 
     wrong = []
     for workers, accumulation in settings:

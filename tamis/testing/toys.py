@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tamis._core.rng import numpy_generator
+from tamis.core.rng import numpy_generator
 from tamis.pruners.base import Regularizer
 from tamis.samplers.base import StatefulSampler
 

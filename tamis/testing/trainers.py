@@ -157,7 +157,7 @@ def resume_mismatches(train: Callable[..., Trace], run: Run) -> list[str]:
     Compared bit for bit: the indices of all remaining batches on this rank, and the final parameters.
     """
     with tempfile.TemporaryDirectory() as folder:
-        from tamis._core.distributed import broadcast_object
+        from tamis.core.distributed import broadcast_object
 
         shared = broadcast_object(folder)  # every rank reads what rank 0 wrote
         whole = train(run, f"{shared}/whole")
@@ -176,6 +176,6 @@ def resume_mismatches(train: Callable[..., Trace], run: Run) -> list[str]:
 
 
 def _barrier() -> None:
-    from tamis._core.distributed import gather_objects
+    from tamis.core.distributed import gather_objects
 
     gather_objects(None)

@@ -1,14 +1,9 @@
 """Transforms: what is done to a sample on its way to the model, as a saved policy says."""
 
-from tamis.transforms.decode import VideoError, open_video
-from tamis.transforms.frames import FrameSelectionCollator
-from tamis.transforms.frames_encoder import PixelEncoder
-from tamis.transforms.frames_policy import FramePolicy, SearchedFrames
-from tamis.transforms.label_aware import LabelAwareAugment
-from tamis.transforms.label_aware_data import LabelAwareDataset
-from tamis.transforms.label_aware_policy import LabelAwarePolicy
-from tamis.transforms.ops import OPERATIONS, apply_operations
-from tamis.transforms.selectors import (
+from tamis.transforms.frames.collator import FrameSelectionCollator
+from tamis.transforms.frames.encoder import PixelEncoder
+from tamis.transforms.frames.policy import FramePolicy, SearchedFrames
+from tamis.transforms.frames.selectors import (
     ClipView,
     ConfidentFrames,
     FarthestFrames,
@@ -19,6 +14,11 @@ from tamis.transforms.selectors import (
     SegmentFrames,
     UniformFrames,
 )
+from tamis.transforms.frames.video import VideoError, open_video
+from tamis.transforms.images import OPERATIONS, apply_operations
+from tamis.transforms.label_aware.augment import LabelAwareAugment
+from tamis.transforms.label_aware.data import LabelAwareDataset
+from tamis.transforms.label_aware.policy import LabelAwarePolicy
 
 __all__ = [
     "OPERATIONS",

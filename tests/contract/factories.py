@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from examples.ctr_models import DeepFM
-from tamis._core.rng import torch_generator
+from tamis.core.rng import torch_generator
 from tamis.pruners import DimReg, DimRegConfig
 from tamis.samplers import WeightedSampler
 

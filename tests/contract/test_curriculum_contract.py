@@ -2,7 +2,7 @@
 
 import torch
 
-from tamis._core.rng import torch_generator
+from tamis.core.rng import torch_generator
 from tamis.samplers import CompetenceSampler, CurriculumSampler
 from tamis.testing import SamplerContract
 

@@ -4,8 +4,8 @@ from tamis.testing import TransformContract
 
 
 class TestOnPil(TransformContract):
-    factory = "tests.contract.la3_factories:make_pil"
+    factory = "tests.contract.label_aware_factories:make_pil"
 
 
 class TestOnTensors(TransformContract):
-    factory = "tests.contract.la3_factories:make_tensors"
+    factory = "tests.contract.label_aware_factories:make_tensors"

@@ -2,10 +2,10 @@
 
 import torch
 
-from tamis._core.rng import torch_generator
-from tamis.samplers.features import SampleFeatures
-from tamis.samplers.swift import SwiftPolicy, SwiftSampler
-from tamis.samplers.swift_law import SwiftLaw
+from tamis.core.rng import torch_generator
+from tamis.features.samples import SampleFeatures
+from tamis.samplers.swift.law import SwiftLaw
+from tamis.samplers.swift.sampler import SwiftPolicy, SwiftSampler
 from tamis.testing import SamplerContract
 
 LAW = SwiftLaw((1.0, -0.5), (0.3, 0.5, 0.6), (1.0, 0.8, 0.6, 0.0, 0.0))

@@ -5,8 +5,8 @@ import tempfile
 import torch
 from transformers import PrinterCallback, Trainer
 
-from tamis._core.distributed import gather_objects
 from tamis.callbacks import PruningCallback, attach
+from tamis.core.distributed import gather_objects
 from tamis.testing.trainers import quiet_arguments
 from tests.contract.factories import make_dimreg
 

@@ -4,7 +4,7 @@ import torch
 from accelerate import Accelerator, skip_first_batches
 from torch.utils.data import DataLoader, DistributedSampler, Sampler, TensorDataset
 
-from tamis._core.distributed import gather_objects
+from tamis.core.distributed import gather_objects
 
 
 class EpochRecorder(Sampler):

@@ -2,9 +2,9 @@
 
 import torch
 
-from tamis._core.distributed import rank
+from tamis.core.distributed import rank
 from tamis.samplers import curriculum_features
-from tamis.search.curriculum_states import States
+from tamis.search.curriculum.states import States
 from tamis.testing.distributed import run_distributed
 from tests.unit.curriculum_models import tiny_classifier
 from tests.unit.test_curriculum_search import search

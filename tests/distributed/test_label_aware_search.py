@@ -3,11 +3,11 @@
 import json
 
 from tamis.testing import run_distributed
-from tests.unit.la3_toys import search
+from tests.unit.label_aware_toys import search
 
 
 def test_two_processes_find_the_same_policy(tmp_path):
-    results = run_distributed("tests.unit.la3_toys:distributed_search", out=str(tmp_path / "two"))
+    results = run_distributed("tests.unit.label_aware_toys:distributed_search", out=str(tmp_path / "two"))
     alone = search(out=tmp_path / "one")
     for found in results:
         assert found == {"triples": alone.triples.tolist(), "rewards": alone.rewards.tolist()}

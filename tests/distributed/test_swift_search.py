@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import TensorDataset
 
-from tamis._core.errors import TamisError
-from tamis._core.rng import torch_generator
-from tamis.samplers.features import sample_features
+from tamis.core.errors import TamisError
+from tamis.core.rng import torch_generator
+from tamis.features.samples import sample_features
 from tamis.search import search_swift
 from tamis.testing import run_distributed
 

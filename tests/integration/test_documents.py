@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tamis._core import policy
+from tamis.policy import base as policy
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from tamis._core.errors import TamisError
-from tamis._core.rng import torch_generator
 from tamis.callbacks import attach
+from tamis.core.errors import TamisError
+from tamis.core.rng import torch_generator
 from tamis.samplers import SwiftSampler, sample_features
 from tamis.search import search_swift
 

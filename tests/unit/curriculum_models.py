@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from tamis._core.rng import torch_generator
+from tamis.core.rng import torch_generator
 
 
 def tiny_t5():

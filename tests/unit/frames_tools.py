@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from tamis._core.rng import numpy_generator
-from tamis.search.frames_training import MapConfig
+from tamis.core.rng import numpy_generator
+from tamis.search.frames.training import MapConfig
 
 QUICK = MapConfig(width=16, epochs=10)
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tamis._core.errors import TamisError
-from tamis._core.rng import numpy_generator, torch_generator
-from tamis.samplers.curriculum_agent import Scorer, initialise
-from tamis.search.optimizers.actor_critic import (
+from tamis.core.errors import TamisError
+from tamis.core.rng import numpy_generator, torch_generator
+from tamis.samplers.curriculum.agent import Scorer, initialise
+from tamis.search.curriculum.actor_critic import (
     AgentConfig,
     Critic,
     actor_loss,

@@ -10,63 +10,19 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "tamis"
 
-FLOORS = {
-    "_core": 0,
-    "samplers": 1,
-    "transforms": 1,
-    "pruners": 1,
-    "search": 2,
-    "callbacks/base": 2,
-    "callbacks": 3,
-    "testing": 4,
-    "cli": 4,
-}
 HEAVY = ("torchvision", "transformers", "accelerate", "datasets", "sklearn", "bayes_opt", "optuna", "pyarrow", "pandas")
-HEAVY += ("matplotlib", "PIL")
-# weighted.py is the drawing core that all samplers share
-SHARED_SAMPLERS = {"base", "weighted"}
+HEAVY += ("matplotlib", "PIL", "scipy")
 
 
 def module_files() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def place(parts: tuple[str, ...]) -> tuple[str, int] | None:
-    """(room, floor) of a module given as ("callbacks", "hf"); None for the package root."""
-    if not parts:
-        return None
-    room = "/".join(parts[:2]) if "/".join(parts[:2]) in FLOORS else parts[0]
-    return (room, FLOORS[room]) if room in FLOORS else None
+def test_imports_go_down_only_and_make_no_circle():
+    """The contracts of pyproject.toml; imports inside functions count."""
+    from importlinter.cli import lint_imports
 
-
-def tamis_imports(path: Path) -> set[tuple[str, ...]]:
-    """Every tamis module imported anywhere in the file (also inside functions), without the leading ``tamis``."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names = [node.module]
-        found |= {tuple(name.split(".")[1:]) for name in names if name.split(".")[0] == "tamis"}
-    return found
-
-
-@pytest.mark.parametrize("path", module_files(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_go_down_only(path: Path):
-    here = place(path.relative_to(PACKAGE).with_suffix("").parts)
-    if here is None or here[0] in ("cli", "testing"):
-        return
-    for parts in tamis_imports(path):
-        there = place(parts)
-        if there is None:
-            continue
-        assert there[1] <= here[1], f"{path.name} (floor {here[1]}) imports tamis.{'.'.join(parts)} (floor {there[1]})"
-        if here[1] == 1:
-            assert there[0] in ("_core", here[0]), f"{path.name}: floor 1 rooms never import one another"
-        if here[0] == "callbacks/base":
-            assert there[0] != "search"
-        if here[0] == there[0] == "samplers" and path.stem not in ("__init__", *SHARED_SAMPLERS):
-            families = {path.stem.split("_")[0], *SHARED_SAMPLERS, "features"}
-            assert parts[1].split("_")[0] in families, f"{path.name}: sibling samplers never import each other"
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
 
 
 @pytest.mark.parametrize("path", module_files(), ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tamis._core.rng import numpy_generator
-from tamis.search.optimizers.bayesian import INITIAL, OPTIMIZERS, propose
+from tamis.core.rng import numpy_generator
+from tamis.optimizers.bayesian import INITIAL, OPTIMIZERS, propose
 
 
 def branin(point):

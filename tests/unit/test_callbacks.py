@@ -15,8 +15,8 @@ from torch.utils.data import (
 from transformers import Trainer, TrainerCallback
 
 from tamis import TamisError
-from tamis._core.state import from_jsonable, read_state, to_jsonable, write_state
 from tamis.callbacks import EpochCallback, PruningCallback, ResumableLoader, SamplerCallback, attach
+from tamis.core.state import from_jsonable, read_state, to_jsonable, write_state
 from tamis.testing import ScaleL1, ShuffleSampler
 from tamis.testing.toys import IndexedDataset, ToyModel
 from tamis.testing.trainers import quiet_arguments

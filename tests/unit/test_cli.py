@@ -13,8 +13,9 @@ import safetensors.torch
 import torch
 
 import tamis
-from tamis import DataInfo, cli
-from tamis._core.checks import check_int
+from tamis import DataInfo
+from tamis.cli import main as cli
+from tamis.core.checks import check_int
 from tests.golden.toys import PlainPolicy, replace, toy
 from tests.unit.curriculum_models import tiny_classifier
 
@@ -242,7 +243,7 @@ def test_curriculum_is_searched_from_the_shell(tmp_path: Path, capsys: pytest.Ca
     module = (
         "from tamis.samplers import curriculum_features\n"
         "from tamis.search import UpdateConfig\n"
-        "from tamis.search.optimizers import AgentConfig\n"
+        "from tamis.search import AgentConfig\n"
         "from tests.unit.curriculum_models import tiny_classifier\n"
         "network, items = tiny_classifier()\n"
         "def model():\n"
@@ -289,7 +290,7 @@ def test_curriculum_is_searched_from_the_shell(tmp_path: Path, capsys: pytest.Ca
 def test_frames_are_searched_from_the_shell(run: Run, tmp_path: Path) -> None:
     module = (
         "import numpy as np\n"
-        "from tamis.search.frames import MapConfig\n"
+        "from tamis.search.frames.search import MapConfig\n"
         "rng = np.random.default_rng(0)\n"
         "def videos():\n"
         "    return [rng.standard_normal((10, 4)) for _ in range(12)]\n"

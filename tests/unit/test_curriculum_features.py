@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tamis._core.errors import TamisError
-from tamis._core.rng import numpy_generator, torch_generator
+from tamis.core.errors import TamisError
+from tamis.core.rng import numpy_generator, torch_generator
+from tamis.features.groups import nltk_tagger, spacy_tagger
+from tamis.features.losses import log_likelihoods, sample_loss
+from tamis.features.ngrams import count_keys, ngram_counts, summarise, tag_values, token_ids
 from tamis.samplers import CurriculumFeatures, curriculum_features
-from tamis.samplers.curriculum_loss import log_likelihoods, sample_loss
-from tamis.samplers.curriculum_ngrams import count_keys, ngram_counts, summarise, tag_values, token_ids
-from tamis.samplers.curriculum_state import nltk_tagger, spacy_tagger
 from tests.reference import curriculum as reference
 
 TEXT = ["a cat sat on a mat", "a dog", "", "  a  cat sat\ton the mat ", "größe ist größe", "a"]
@@ -67,7 +67,7 @@ def test_words_are_those_of_python_split():
 
 def test_chunks_share_one_vocabulary(monkeypatch):
     whole = token_ids(TEXT)
-    monkeypatch.setattr("tamis.samplers.curriculum_ngrams._CHUNK", 2)
+    monkeypatch.setattr("tamis.features.ngrams._CHUNK", 2)
     for wanted, got in zip(whole, token_ids(TEXT), strict=True):
         assert np.array_equal(wanted, got)
 
@@ -151,7 +151,7 @@ def test_the_cache_is_used_for_the_same_columns_and_weights_only(tmp_path, monke
     asked = dict(text=["t"], model=model, items=items, cache=tmp_path)
     want = curriculum_features(data, **asked)
     for name in ("_text_block", "log_likelihoods"):
-        monkeypatch.setattr(f"tamis.samplers.curriculum_state.{name}", None)
+        monkeypatch.setattr(f"tamis.features.groups.{name}", None)
     assert curriculum_features(data, **asked).digest() == want.digest()
     with pytest.raises(TypeError):
         curriculum_features({"t": [*TEXT[:-1], "b"]}, **asked)

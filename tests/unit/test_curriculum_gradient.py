@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from tamis._core.errors import TamisError
-from tamis.samplers.curriculum_gradient import (
+from tamis.core.errors import TamisError
+from tamis.features.losses import make_batch, sample_loss_of
+from tamis.search.curriculum.gradient import (
     exact_rewards,
     first_order_rewards,
     mean_loss,
     path_gradient,
     validation_gradient,
 )
-from tamis.samplers.curriculum_loss import make_batch, sample_loss_of
 from tests.unit.curriculum_models import MODELS, tiny_classifier, tiny_t5
 
 LOSS = sample_loss_of("auto")

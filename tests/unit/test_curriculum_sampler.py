@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tamis
-from tamis._core.errors import PolicyError
-from tamis._core.rng import numpy_generator, torch_generator
+from tamis.core.errors import PolicyError
+from tamis.core.rng import numpy_generator, torch_generator
 from tamis.samplers import (
     Alignment,
     CompetenceSampler,
@@ -21,9 +21,9 @@ from tamis.samplers import (
     Rarity,
     curriculum_features,
 )
-from tamis.samplers.curriculum import best_of, permuted
-from tamis.samplers.curriculum_agent import Scorer, initialise
-from tamis.samplers.curriculum_scorers import competence
+from tamis.samplers.competence import competence
+from tamis.samplers.curriculum.agent import Scorer, initialise
+from tamis.samplers.curriculum.sampler import best_of, permuted
 from tests.reference import curriculum as reference
 
 COLUMNS = {"length": ("en",), "log_likelihood": ("sum", "per_token")}
@@ -149,7 +149,7 @@ def test_policies_survive_the_disk_and_score_alike(tmp_path):
 def test_scores_do_not_depend_on_the_block(monkeypatch):
     made, table = policy(), features()
     want = made(table)
-    monkeypatch.setattr("tamis.samplers.curriculum.BLOCK", 33)
+    monkeypatch.setattr("tamis.samplers.curriculum.sampler.BLOCK", 33)
     assert torch.allclose(made(table), want, atol=1e-6)
     order = list(CurriculumSampler(want, pool=8))
     monkeypatch.undo()

@@ -14,15 +14,14 @@ import torch
 from torch import nn
 
 import tamis
-from tamis._core.errors import NoEffectWarning, TamisError
-from tamis._core.rng import torch_generator
+from tamis.core.errors import NoEffectWarning, TamisError
+from tamis.core.rng import torch_generator
+from tamis.features.losses import make_batch, sample_loss_of
 from tamis.samplers import CurriculumFeatures, CurriculumSampler, curriculum_features, log_likelihoods
-from tamis.samplers.curriculum_gradient import mean_loss
-from tamis.samplers.curriculum_loss import make_batch, sample_loss_of
-from tamis.search import UpdateConfig, search_curriculum
-from tamis.search.curriculum_states import States
+from tamis.search import AgentConfig, UpdateConfig, search_curriculum
+from tamis.search.curriculum.gradient import mean_loss
+from tamis.search.curriculum.states import States
 from tamis.search.journal import Journal
-from tamis.search.optimizers import AgentConfig
 from tests.unit.curriculum_models import MODELS, tiny_classifier
 
 AGENT = AgentConfig(steps=60, warm_up=20, replay=40, batch=4, hidden=(8, 8), trailing=20, keep_every=10)
@@ -300,7 +299,7 @@ def test_half_precision_goes_without_probes():
 
 
 def test_a_search_stopped_by_a_bad_sample_loses_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("tamis.search.curriculum_rounds.CHUNK", 16)
+    monkeypatch.setattr("tamis.search.curriculum.rounds.CHUNK", 16)
     model, items = tiny_classifier()
     train, held_out = split(items)
     quick = dict(rounds=(4,), agent=AGENT, update=None, probes=0)

@@ -11,7 +11,7 @@ from torch import nn
 
 from tamis import NoEffectWarning
 from tamis.pruners import NarrowEmbedding, cut
-from tamis.pruners.narrow import NarrowEmbeddingBag
+from tamis.pruners.surgery.narrow import NarrowEmbeddingBag
 from tests.unit.cut_tools import DIM, SIZES, batch, index, random_model, zeroed
 
 MODEL_NAMES = ["fm", "deepfm", "widedeep", "dotnet"]

@@ -6,7 +6,7 @@ from torch import nn
 
 from benchmarks.peak_memory import PeakMemory
 from tamis.pruners import cut
-from tamis.pruners.correlation import CHUNK_ROWS, correlation, weighted_moments
+from tamis.pruners.stats import CHUNK_ROWS, correlation, weighted_moments
 
 ROWS, DIM = 2000, 16
 TABLE = ROWS * DIM * 4

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tamis.pruners import polarisation as P
-from tamis.pruners.correlation import CHUNK_ROWS, correlation, spectrum, top_pairs, weighted_moments
+from tamis.pruners.dimreg import polarisation as P
+from tamis.pruners.stats import CHUNK_ROWS, correlation, spectrum, top_pairs, weighted_moments
 from tests.reference import dimreg as reference
 
 gate_lists = st.lists(st.floats(0.001, 0.999), min_size=1, max_size=12)

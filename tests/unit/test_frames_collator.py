@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tamis._core.errors import NoEffectWarning, TamisError
+from tamis.core.errors import NoEffectWarning, TamisError
 from tamis.transforms import (
     FarthestFrames,
     FrameSelectionCollator,
@@ -269,7 +269,7 @@ def test_a_contact_sheet_is_drawn(clips, tmp_path):
 
 
 def test_pixel_encoder_finds_the_principal_components():
-    from tamis._core.rng import numpy_generator
+    from tamis.core.rng import numpy_generator
 
     rng = numpy_generator(0)
     frames = torch.from_numpy(rng.integers(0, 256, (20, 3, 6, 8), dtype=np.uint8))

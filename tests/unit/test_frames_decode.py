@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from tamis._core.rng import numpy_generator
-from tamis.transforms import decode
-from tamis.transforms.decode import VideoError, open_video
+from tamis.core.rng import numpy_generator
+from tamis.transforms.frames import video as decode
+from tamis.transforms.frames.video import VideoError, open_video
 from tests.unit.video_tools import av, decode_all, encode, pictures
 
 GRID = Path(__file__).parents[3] / "shared" / "data" / "grid_s1" / "clips.parquet"
@@ -202,8 +202,9 @@ def test_torchcodec_with_ffmpeg_gives_the_same_pixels(clip, tmp_path):
             plain.symlink_to(lib)
     (tmp_path / "a.mp4").write_bytes(clip)
     code = (
-        "import sys, numpy as np; from tamis.transforms.decode import open_video; from torchcodec.decoders import "
-        "VideoDecoder; at=np.array([29, 3, 3, 0]); a=open_video(sys.argv[1], backend='pyav').frames(at);"
+        "import sys, numpy as np; from tamis.transforms.frames.video import open_video; "
+        "from torchcodec.decoders import VideoDecoder; "
+        "at=np.array([29, 3, 3, 0]); a=open_video(sys.argv[1], backend='pyav').frames(at);"
         "b=open_video(sys.argv[1]); c=open_video(VideoDecoder(sys.argv[1])); "
         "d=open_video(VideoDecoder(sys.argv[1], dimension_order='NHWC'));"
         "print(type(b).__name__, *(int((x.frames(at).int()-a.int()).abs().max()) for x in (b, c, d)),"
@@ -238,7 +239,7 @@ LONGER_THAN_MEMORY = """
 import resource, sys
 import numpy as np
 from tamis.transforms import FrameSelectionCollator, SceneFrames, UniformFrames
-from tamis.transforms.decode import open_video
+from tamis.transforms.frames.video import open_video
 
 FrameSelectionCollator(SceneFrames(), 4, backend="pyav")([(sys.argv[2], 0)])  # what libraries map is mapped now
 mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from tamis._core.rng import numpy_generator
-from tamis.search.frames import search_frames
-from tamis.search.frames_models import (
+from tamis.core.rng import numpy_generator
+from tamis.search.frames.models import (
     fit_frame_model,
     out_of_fold_logits,
     time_weights,
     weigh,
     weighted_logits,
 )
-from tamis.search.frames_training import MapConfig, pack, train_map
-from tamis.transforms.frames_map import make_map
-from tamis.transforms.frames_policy import clip_features
+from tamis.search.frames.search import search_frames
+from tamis.search.frames.training import MapConfig, pack, train_map
+from tamis.transforms.frames.map import make_map
+from tamis.transforms.frames.policy import clip_features
 from tests.unit.frames_tools import planted
 
 

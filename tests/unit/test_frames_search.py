@@ -14,21 +14,21 @@ import torch
 
 import tamis
 from tamis import PolicyError, TamisError
-from tamis._core.errors import NoEffectWarning
-from tamis._core.rng import numpy_generator
-from tamis.search.frames import search_clip, search_frames
-from tamis.search.frames_inputs import checked_labels, read_features
-from tamis.search.frames_models import (
+from tamis.core.errors import NoEffectWarning
+from tamis.core.rng import numpy_generator
+from tamis.optimizers.guided_local_search import CosineObjective
+from tamis.search.frames.inputs import checked_labels, read_features
+from tamis.search.frames.models import (
     model_forwards,
     out_of_fold_logits,
 )
-from tamis.search.frames_training import MapConfig
+from tamis.search.frames.search import search_clip, search_frames
+from tamis.search.frames.training import MapConfig
 from tamis.search.journal import Journal
 from tamis.testing.distributed import run_distributed
 from tamis.transforms import ClipView, FrameSelectionCollator, PixelEncoder, UniformFrames
-from tamis.transforms.decode import shrink
-from tamis.transforms.frames_gls import CosineObjective
-from tamis.transforms.frames_map import make_map
+from tamis.transforms.frames.map import make_map
+from tamis.transforms.frames.video import shrink
 from tests.reference import frames as slow
 from tests.unit.frames_tools import QUICK, planted
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from tamis._core.errors import NoEffectWarning
-from tamis._core.rng import numpy_generator
-from tamis.search.frames import search_frames
-from tamis.search.frames_training import MapConfig
-from tamis.search.frames_unseen import compare_with_uniform, scaled_losses
+from tamis.core.errors import NoEffectWarning
+from tamis.core.rng import numpy_generator
+from tamis.search.frames.search import search_frames
+from tamis.search.frames.training import MapConfig
+from tamis.search.frames.unseen import compare_with_uniform, scaled_losses
 from tests.unit.frames_tools import QUICK, planted
 
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tamis._core.rng import numpy_generator
-from tamis.search.optimizers.guided_local_search import (
+from tamis.core.rng import numpy_generator
+from tamis.optimizers.frame_costs import (
     CallableObjective,
     CosineObjective,
     GLSConfig,

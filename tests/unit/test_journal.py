@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tamis._core.errors import TamisError
+from tamis.core.errors import TamisError
 from tamis.search.journal import Journal, run_trials
 
 CONFIG = {"search": "toy", "seed": 1, "share": 0.25}

@@ -16,8 +16,8 @@ from torchvision.transforms import v2
 
 from tamis import NoEffectWarning, PolicyError
 from tamis.transforms import LabelAwareAugment, LabelAwareDataset, LabelAwarePolicy, apply_operations
-from tamis.transforms.ops import IDENTITY, OPERATIONS, Drawn, draw
-from tests.contract.la3_factories import CLASSES, Pictures, make_policy
+from tamis.transforms.images.ops import IDENTITY, OPERATIONS, Drawn, draw
+from tests.contract.label_aware_factories import CLASSES, Pictures, make_policy
 
 INVERT = OPERATIONS.index("Invert")
 TO_FLOAT = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
@@ -204,7 +204,7 @@ def test_batches_without_a_meaning_are_refused():
 
 def test_options_are_checked():
     with pytest.raises(TypeError, match="LabelAwarePolicy"):
-        LabelAwareAugment("runs/la3")
+        LabelAwareAugment("runs/label_aware")
     with pytest.raises(ValueError, match="fast"):
         LabelAwareAugment(fixed_policy(), mode="quick")
     with pytest.warns(NoEffectWarning, match="Identity"):

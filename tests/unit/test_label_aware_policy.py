@@ -8,8 +8,8 @@ import torch
 
 import tamis
 from tamis import DataInfo, PolicyError
-from tamis.transforms.label_aware_policy import LabelAwarePolicy
-from tamis.transforms.ops import IDENTITY, OPERATIONS
+from tamis.transforms.images.ops import IDENTITY, OPERATIONS
+from tamis.transforms.label_aware.policy import LabelAwarePolicy
 
 CLASSES = ("cat", "dog", "ship")
 
@@ -113,9 +113,9 @@ def test_shares_words_and_difference():
 
 
 def test_the_picture_shows_every_class_and_operation(tmp_path):
-    figure = policy().plot(tmp_path / "la3.png")
+    figure = policy().plot(tmp_path / "label_aware.png")
     axes = figure.axes[0]
-    assert (tmp_path / "la3.png").stat().st_size > 5000
+    assert (tmp_path / "label_aware.png").stat().st_size > 5000
     assert [label.get_text() for label in axes.get_xticklabels()] == list(CLASSES)
     assert len(axes.containers) == 16
     assert len({(bars[0].get_facecolor(), bars[0].get_hatch()) for bars in axes.containers}) == 16

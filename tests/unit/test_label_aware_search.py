@@ -14,13 +14,13 @@ from torch import nn
 import tamis
 from tamis import NoEffectWarning, TamisError, cli
 from tamis.search import carry_policy, search_label_aware
-from tamis.search.label_aware import SPACE, build_policy
-from tamis.search.label_aware_reward import RewardImages, scaled
+from tamis.search.label_aware.reward import RewardImages, scaled
+from tamis.search.label_aware.search import SPACE, build_policy
 from tamis.transforms import apply_operations
-from tamis.transforms.ops import OPERATIONS, draw
-from tests.contract.la3_factories import Pictures
-from tests.reference import la3 as reference
-from tests.unit.la3_toys import CLASSES, ByEye, pictures, search
+from tamis.transforms.images.ops import OPERATIONS, draw
+from tests.contract.label_aware_factories import Pictures
+from tests.reference import label_aware as reference
+from tests.unit.label_aware_toys import CLASSES, ByEye, pictures, search
 
 INVERT, IDENTITY = OPERATIONS.index("Invert"), OPERATIONS.index("Identity")
 
@@ -63,7 +63,7 @@ def test_batches_and_sums_do_not_depend_on_the_batch_size():
 
 
 def test_pil_data_sets_are_read_with_their_own_class_names():
-    from tests.contract.la3_factories import CLASSES as NAMES
+    from tests.contract.label_aware_factories import CLASSES as NAMES
 
     policy = search(data=Pictures(), classes=None, iterations=6, warmup=4, triples=2, refit_every=2)
     assert policy.classes == NAMES
@@ -128,7 +128,7 @@ def test_a_finished_search_is_read_back_and_extended(tmp_path):
 
 def test_a_killed_search_goes_on_to_the_same_policy(tmp_path):
     journal = tmp_path / "journal.jsonl"
-    command = [sys.executable, "-m", "tests.unit.la3_toys", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.unit.label_aware_toys", str(tmp_path)]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 120
     while (not journal.exists() or journal.read_bytes().count(b"\n") < 26) and time.monotonic() < deadline:
@@ -203,8 +203,8 @@ def test_wrong_input_is_refused(options, error, words):
 def test_it_is_searched_from_the_shell(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     lines = [
-        'model = "tests.unit.la3_toys:ByEye"',
-        'val_data = "tests.unit.la3_toys:pictures"',
+        'model = "tests.unit.label_aware_toys:ByEye"',
+        'val_data = "tests.unit.label_aware_toys:pictures"',
         'classes = ["bright", "dark", "busy"]',
         "iterations = 12", "warmup = 10", "triples = 4",
     ]  # fmt: skip

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tamis._core.rng import numpy_generator
-from tamis.search.optimizers.mrmr import counts, multisets, overlaps, select
-from tests.reference import la3 as reference
+from tamis.core.rng import numpy_generator
+from tamis.optimizers.mrmr import counts, multisets, overlaps, select
+from tests.reference import label_aware as reference
 
 SMALL = multisets(4, 3)
 

@@ -10,19 +10,19 @@ from PIL import Image, ImageEnhance, ImageOps
 from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2 import functional as F
 
-from tamis._core.rng import numpy_generator
-from tamis.transforms.ops import (
+from tamis.core.rng import numpy_generator
+from tamis.transforms.images.apply import apply_operations
+from tamis.transforms.images.ops import (
     CODES,
     IDENTITY,
     OPERATIONS,
     RANGES,
     Drawn,
-    apply_operations,
     cutout_box,
     draw,
     magnitude,
 )
-from tamis.transforms.ops_tensor import apply_batch
+from tamis.transforms.images.tensor import apply_batch
 
 SIZES = [(1, 1), (2, 2), (3, 5), (16, 16), (33, 20), (80, 70)]
 

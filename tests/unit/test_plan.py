@@ -10,7 +10,7 @@ from torch import nn
 import tamis
 from tamis import PolicyError
 from tamis.pruners import NarrowEmbedding, PruningPlan, cut
-from tamis.pruners.plan import BUFFER, TableCut
+from tamis.pruners.surgery.plan import BUFFER, TableCut
 from tests.unit.cut_tools import batch, index, random_model, zeroed
 
 KEPT = {"embeddings.user": index(1, 4), "embeddings.item": index(), "embeddings.tag": torch.arange(8)}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import tamis
 from tamis import DataInfo, Policy, PolicyError, SearchInfo, register_policy
-from tamis._core import policy as policy_module
+from tamis.policy import base as policy_module
 from tests.golden.toys import PlainPolicy, Range, ToyPolicy, plain, same, toy
 
 
@@ -167,7 +167,7 @@ def test_a_second_class_for_a_kind_is_refused_and_the_same_class_is_not() -> Non
     register_policy("toy")(ToyPolicy)
     with pytest.raises(ValueError, match=r"kind='toy': already means tests.golden.toys:ToyPolicy"):
         register_policy("toy")(PlainPolicy)
-    with pytest.raises(ValueError, match=r"kind='swift': already means tamis.samplers.swift:SwiftPolicy"):
+    with pytest.raises(ValueError, match=r"kind='swift': already means tamis.samplers.swift.sampler:SwiftPolicy"):
         register_policy("swift")(ToyPolicy)
     with pytest.raises(ValueError, match="kind='Toy!': must be lower-case"):
         register_policy("Toy!")

@@ -24,8 +24,8 @@ import pytest
 
 import tamis
 from tamis import PolicyError
-from tamis._core import policy as policy_module
-from tamis._core.policy_io import _own_digest
+from tamis.policy import base as policy_module
+from tamis.policy.io import _own_digest
 from tests.golden.toys import ToyPolicy, plain, same, toy
 
 Files = dict[str, bytes]

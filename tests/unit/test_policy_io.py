@@ -14,8 +14,8 @@ import torch
 
 import tamis
 from tamis import PolicyError
-from tamis._core import policy_io
-from tamis._core.policy_io import _own_digest
+from tamis.policy import io as policy_io
+from tamis.policy.io import _own_digest
 from tests.golden.toys import ToyPolicy, plain, toy
 
 other = ToyPolicy(steps=9, weights=torch.ones(2))

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tamis._core.rng import torch_generator
-from tamis.search.optimizers.mrmr import counts, multisets
-from tamis.search.optimizers.predictor import Predictor, PredictorConfig
-from tests.reference import la3 as reference
+from tamis.core.rng import torch_generator
+from tamis.optimizers.mrmr import counts, multisets
+from tamis.optimizers.predictor import Predictor, PredictorConfig
+from tests.reference import label_aware as reference
 
 SETS = multisets(6, 3)
 COUNTS = torch.from_numpy(counts(SETS, 6))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tamis._core.checks import check_choice, check_int, check_range
-from tamis._core.rng import check_seed, numpy_generator, seed_of, torch_generator
+from tamis.core.checks import check_choice, check_int, check_range
+from tamis.core.rng import check_seed, numpy_generator, seed_of, torch_generator
 
 
 def test_a_key_names_one_stream():

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tamis._core.rng import numpy_generator
-from tamis.transforms.selectors import (
+from tamis.core.rng import numpy_generator
+from tamis.transforms.frames.selectors import (
     ClipView,
     ConfidentFrames,
     FarthestFrames,

@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from tamis._core.short import short
+from tamis.core.short import short
 from tamis.samplers import CurriculumFeatures, SampleFeatures, WeightedSampler
 from tamis.transforms import LabelAwareAugment
-from tests.contract.la3_factories import make_policy
+from tests.contract.label_aware_factories import make_policy
 from tests.golden.toys import PlainPolicy
 
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from tamis._core.rng import torch_generator
-from tamis.samplers.features import (
+from tamis.core.rng import torch_generator
+from tamis.features.samples import (
     SampleFeatures,
     _fingerprint,
     _labels,

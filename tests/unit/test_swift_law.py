@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tamis._core.errors import NoEffectWarning
-from tamis.samplers import swift_law
-from tamis.samplers.features import SampleFeatures
-from tamis.samplers.swift import FeatureTables, SwiftPolicy
-from tamis.samplers.swift_law import BINS, BinnedSteps, SwiftLaw, aggregate, bins, cumulative, piecewise_linear
+from tamis.core.errors import NoEffectWarning
+from tamis.features.samples import SampleFeatures
+from tamis.samplers.swift import law as swift_law
+from tamis.samplers.swift.law import BINS, BinnedSteps, SwiftLaw, aggregate, bins, cumulative, piecewise_linear
+from tamis.samplers.swift.sampler import FeatureTables, SwiftPolicy
 from tests.reference import swift as reference
 
 TRIM = SwiftLaw((1.0, -0.5), (0.3, 0.5, 0.6), (1.0, 0.8, 0.6, 0.0, 0.0))

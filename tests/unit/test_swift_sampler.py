@@ -7,12 +7,12 @@ import pytest
 import torch
 from scipy import stats
 
-import tamis._core.policy as core
-from tamis._core.errors import PolicyError
-from tamis._core.rng import torch_generator
-from tamis.samplers.features import SampleFeatures
-from tamis.samplers.swift import SwiftPolicy, SwiftSampler
-from tamis.samplers.swift_law import BINS, SwiftLaw
+import tamis.policy.base as core
+from tamis.core.errors import PolicyError
+from tamis.core.rng import torch_generator
+from tamis.features.samples import SampleFeatures
+from tamis.samplers.swift.law import BINS, SwiftLaw
+from tamis.samplers.swift.sampler import SwiftPolicy, SwiftSampler
 
 LAW = SwiftLaw((1.0, -0.5), (0.3, 0.5, 0.6), (1.0, 0.8, 0.6, 0.0, 0.0))
 

@@ -14,15 +14,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tamis._core.errors import NoEffectWarning, TamisError
-from tamis._core.policy import load_policy
-from tamis._core.rng import torch_generator
-from tamis.samplers.features import SampleFeatures
+from tamis.core.errors import NoEffectWarning, TamisError
+from tamis.core.rng import torch_generator
+from tamis.features.samples import SampleFeatures
+from tamis.optimizers.bayesian import propose
+from tamis.policy.base import load_policy
 from tamis.search import search_swift
-from tamis.search.optimizers.bayesian import propose
 
 N = 400
-uniform_is_fine = pytest.mark.filterwarnings("ignore::tamis._core.errors.NoEffectWarning")
+uniform_is_fine = pytest.mark.filterwarnings("ignore::tamis.core.errors.NoEffectWarning")
 
 
 def planted():

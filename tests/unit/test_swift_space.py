@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tamis._core.errors import NoEffectWarning
-from tamis.samplers.swift import FeatureTables
+from tamis.core.errors import NoEffectWarning
+from tamis.samplers.swift.sampler import FeatureTables
 from tamis.search.swift import dimensions, law_of
 from tests.unit.test_swift_search import planted
 

@@ -11,10 +11,10 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader
 
 from tamis import NoEffectWarning
-from tamis._core.rng import numpy_generator
-from tamis._core.state import from_jsonable, to_jsonable
+from tamis.core.rng import numpy_generator
+from tamis.core.state import from_jsonable, to_jsonable
 from tamis.samplers import WeightedSampler
-from tamis.samplers.weighted import BLOCK
+from tamis.samplers.weighted.sampler import BLOCK
 
 KINDS = {
     "independent": {},

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tamis._core.rng import numpy_generator
-from tamis.samplers.weighted import _total, effective_sample_size
-from tamis.samplers.weighted_draws import (
+from tamis.core.rng import numpy_generator
+from tamis.samplers.weighted.draws import (
     CHUNK,
     UNIT_BITS,
     Tags,
@@ -21,6 +20,7 @@ from tamis.samplers.weighted_draws import (
     random_points,
     systematic,
 )
+from tamis.samplers.weighted.sampler import _total, effective_sample_size
 from tests.reference import weighted as reference
 
 weight = st.one_of(st.just(0.0), st.floats(1e-30, 1e30), st.integers(1, 5).map(float))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tamis.samplers import WeightedSampler
-from tamis.samplers.weighted import BLOCK
+from tamis.samplers.weighted.sampler import BLOCK
 
 WEIGHTS = [3.0, 0.0, 1.0, 0.5, 2.0, 0.0, 4.0, 0.25, 1.0, 5.0, 0.125, 1.5]
 

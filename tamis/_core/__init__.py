@@ -1,1 +1,0 @@
-"""What all floors share: errors, checks, keyed randomness, collectives, the policy artefact."""

@@ -1,0 +1,1 @@
+"""The command line: ``tamis search``, ``show``, ``check``, ``demo``."""

@@ -1,0 +1,49 @@
+"""What every part of tamis stands on, and what an extension may build on: keyed random streams, checks, errors, state.
+
+Nothing here knows a method, a trainer or a policy.
+"""
+
+from tamis.core.checks import check_choice, check_int, check_range, check_type
+from tamis.core.distributed import (
+    all_mean_,
+    all_sum_,
+    broadcast_object,
+    gather_objects,
+    is_distributed,
+    parallel_map,
+    rank,
+    world_size,
+)
+from tamis.core.errors import NoEffectWarning, NotPolarisedError, PolicyError, TamisError
+from tamis.core.progress import progress_bar
+from tamis.core.rng import check_seed, numpy_generator, seed_of, seeded_globals, torch_generator
+from tamis.core.state import from_jsonable, read_state, to_jsonable, write_state
+
+__all__ = [
+    "NoEffectWarning",
+    "NotPolarisedError",
+    "PolicyError",
+    "TamisError",
+    "all_mean_",
+    "all_sum_",
+    "broadcast_object",
+    "check_choice",
+    "check_int",
+    "check_range",
+    "check_seed",
+    "check_type",
+    "from_jsonable",
+    "gather_objects",
+    "is_distributed",
+    "numpy_generator",
+    "parallel_map",
+    "progress_bar",
+    "rank",
+    "read_state",
+    "seed_of",
+    "seeded_globals",
+    "to_jsonable",
+    "torch_generator",
+    "world_size",
+    "write_state",
+]

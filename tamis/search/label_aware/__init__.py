@@ -1,0 +1,5 @@
+"""The search of LA3."""
+
+from tamis.search.label_aware.search import carry_policy, search_label_aware
+
+__all__ = ["carry_policy", "search_label_aware"]

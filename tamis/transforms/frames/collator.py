@@ -1,0 +1,353 @@
+"""The collator for video: decodes each clip, keeps the frames a selector chooses, and makes the model's tensor.
+
+    collate = FrameSelectionCollator(tamis.load_policy("runs/frames"), num_frames=8, processor=VideoMAEVideoProcessor())
+    Trainer(model, args, train_dataset=videos, data_collator=collate)  # args: remove_unused_columns=False
+
+Two passes over a clip: features of its candidate frames, read at thumbnail size, then the chosen frames, exact. The
+selected frames are a pure function of (clip, selector, seed, epoch), so workers, ranks and batch order change nothing,
+nor does the folder that a file lies in.
+A selector that draws needs to be told the epoch: ``tamis.callbacks.attach(trainer, collate)``.
+The method is in `frames_policy`; the files are read by `decode`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from tamis.core.checks import check_choice, check_int
+from tamis.core.errors import NoEffectWarning, PolicyError, TamisError
+from tamis.core.rng import check_seed
+from tamis.transforms.frames.encoder import FrameEncoder, PixelEncoder
+from tamis.transforms.frames.selectors import ClipView, FrameSelector, UniformFrames
+from tamis.transforms.frames.video import BACKENDS, VideoError, VideoFrames, open_video
+
+__all__ = ["FrameSelectionCollator", "clip_identity"]
+
+IGNORED_LABEL = -100  # what cross-entropy passes over
+_END = 2**16  # bytes of a file that are read at each end to name its draws
+_SKIPPED, _EPOCH, _FIRST = range(3)  # in shared memory; the epoch is -1 until it is told
+
+
+class FrameSelectionCollator:
+    """Samples -> ``{"pixel_values": [B, T, C, H, W], "labels": [B], "frame_indices": [B, T]}``, T = ``num_frames``.
+
+    A sample is a mapping with a video and (maybe) a label, or a pair (video, label). A video is a path, bytes,
+    `datasets.Video` decoded or not, a torchcodec decoder, a uint8 tensor [T, C, H, W], or a list of PIL images.
+
+    Args:
+        selector: a `FramePolicy` or any `FrameSelector`.
+        num_frames: T, what the model expects.
+        processor: a Hugging Face video processor; it names the tensor (``pixel_values_videos`` for some models).
+            Without one, frames become float32 in [0, 1] and must be of one size.
+        video: the sample's key of the video.
+        label: the sample's key of the label; samples without it give no ``"labels"``.
+        encoder: features of frames (`FrameEncoder`), if the selector reads them; default: the policy's own, or
+            thumbnails.
+        candidates: at most this many frames are looked at, evenly spread over the clip; for selectors that read
+            features. It bounds memory and time, however long the video.
+        distinct: of a `FramePolicy`: T different frames of every clip that has as many. Without it the search may
+            choose a frame several times, as in the thesis; for models that look at motion, True is what you want.
+        short: a clip with fewer than T frames: ``"repeat"`` its last frame, or ``"error"``.
+        on_error: a video that cannot be read: ``"raise"``, or ``"skip"``: another sample of the batch takes its place
+            with the label -100, so that the batch stays whole and the loss passes over it; a warning gives the count,
+            and ``skipped`` counts on (over all workers). A batch without any readable video is an error, because a
+            loss over no labels is not a number.
+        backend: how to read files: ``"auto"``, ``"torchcodec"`` or ``"pyav"``.
+        cache_dir: keep features here, one file a clip; the encoder must have a ``digest()``, and videos must not be
+            bare torchcodec decoders, which do not say what file they read (those of `datasets.Video()` do).
+        seed: for selectors that draw.
+
+    Warns:
+        NoEffectWarning: a clip is drawn from again, but `set_epoch` was never called: it gets the same frames.
+
+    Raises:
+        PolicyError: the policy's features are not the encoder's.
+        VideoError: a video cannot be read (``on_error="raise"``), or no video of a batch can.
+    """
+
+    def __init__(
+        self,
+        selector: Any,
+        num_frames: int,
+        processor: Callable[..., Any] | None = None,
+        *,
+        video: str = "video",
+        label: str = "label",
+        encoder: FrameEncoder | None = None,
+        candidates: int = 256,
+        distinct: bool = False,
+        short: str = "repeat",
+        on_error: str = "raise",
+        backend: str = "auto",
+        cache_dir: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if hasattr(selector, "selector"):
+            own: FrameEncoder | None = selector.pixel_encoder()
+            if encoder is None and own is None:
+                raise PolicyError("encoder=None: the policy was searched with an encoder of your own; pass it")
+            selector, encoder = selector.selector(distinct=distinct), own if encoder is None else encoder
+        elif distinct:
+            raise ValueError("distinct=True: is for a FramePolicy; a FrameSelector decides itself, leave it out")
+        if not isinstance(selector, FrameSelector):
+            raise TypeError(
+                f"selector={selector!r}: must be a FramePolicy or a FrameSelector; load a saved policy by "
+                "tamis.load_policy(folder)"
+            )
+        self.selector, self.processor = selector, processor
+        self.num_frames = check_int("num_frames", num_frames, low=1)
+        self.video, self.label = video, label
+        self.encoder: Any = PixelEncoder.pixels() if encoder is None else encoder
+        self.candidates = check_int("candidates", candidates, low=num_frames)
+        self.short = check_choice("short", short, ("repeat", "error"))
+        self.on_error = check_choice("on_error", on_error, ("raise", "skip"))
+        self.backend = check_choice("backend", backend, BACKENDS)
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        if self.cache_dir is not None and not hasattr(self.encoder, "digest"):
+            raise TypeError("cache_dir: the encoder has no digest(); give it one that changes with its weights")
+        self.seed = check_seed(seed)
+        self._shared = torch.tensor([0, -1, 0])
+        self._shared.share_memory_()  # type: ignore[no-untyped-call]  # with all workers
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._shared.share_memory_()  # type: ignore[no-untyped-call]
+
+    def __call__(self, samples: Sequence[Any]) -> dict[str, Any]:
+        videos, labels = zip(*(self._split(sample) for sample in samples), strict=True)
+        done: list[tuple[torch.Tensor, np.ndarray] | None] = []
+        problems = []
+        for number, source in enumerate(videos):
+            try:
+                done.append(self._clip(source, f"number {number} of the batch"))
+            except VideoError as error:
+                if self.on_error == "raise":
+                    raise
+                problems.append(str(error))
+                done.append(None)
+        good = [clip for clip in done if clip is not None]
+        if not good:
+            raise VideoError(
+                f"no video of the batch can be read: {'; '.join(problems)}; on_error='skip' needs one that can in each "
+                "batch: use a larger batch size (1 cannot skip), or take these files out of the data"
+            )
+        if problems:
+            self._shared[_SKIPPED] += len(problems)
+            warnings.warn(
+                f"FrameSelectionCollator: skipped {len(problems)} of {len(done)} videos: {'; '.join(problems)}",
+                stacklevel=2,
+            )
+        clips = [clip or good[0] for clip in done]
+        batch = self._pixels([pixels for pixels, _ in clips])
+        batch["frame_indices"] = torch.from_numpy(np.stack([frames for _, frames in clips]))
+        if all(label is not None for label in labels):
+            batch["labels"] = torch.tensor(
+                [
+                    IGNORED_LABEL if clip is None else int(label) if isinstance(label, np.integer) else label
+                    for clip, label in zip(done, labels, strict=True)
+                ]
+            )
+        return batch
+
+    @property
+    def skipped(self) -> int:
+        """Videos skipped so far, by this collator and its copies in workers."""
+        return int(self._shared[_SKIPPED])
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that draws depend on, 0 until it is told."""
+        return max(0, int(self._shared[_EPOCH]))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another draw for selectors that draw, also in workers that are running; call it before each epoch."""
+        self._shared[_EPOCH] = check_int("epoch", epoch, low=0)
+
+    def select(self, source: Any) -> np.ndarray:
+        """The frames of one video: int64 [T], sorted, numbers of the file's own frames."""
+        with closing(open_video(source, backend=self.backend)) as clip:
+            view, places = self.view(clip, source)
+            frames: np.ndarray = places[self.selector.select(view, self.num_frames)]
+            return frames
+
+    def plot(self, source: Any, path: str | os.PathLike[str] | None = None) -> Any:
+        """A contact sheet of one video: chosen frames, uniform ones, and the selector's score over time.
+
+        Returns:
+            A matplotlib `Figure`, written to ``path`` if given.
+        """
+        from tamis.transforms.frames.plot import contact_sheet
+
+        with closing(open_video(source, backend=self.backend)) as clip:
+            view, places = self.view(clip, source)
+            chosen = places[self.selector.select(view, self.num_frames)]
+            uniform = UniformFrames().select(ClipView(clip.num_frames), self.num_frames)
+            return contact_sheet(clip, chosen, uniform, places, self.selector.scores(view), path)
+
+    def view(self, clip: VideoFrames, source: Any) -> tuple[ClipView, np.ndarray]:
+        """What the selector sees of an open video, and the frame number of each candidate: int64 [m]."""
+        total = clip.num_frames
+        key = (self.seed, self.epoch, _clip_number(source)) if self.selector.draws else (0,)
+        if not self.selector.needs_features:
+            return ClipView(total, None, clip.times, key), np.arange(total)
+        count = min(total, self.candidates)
+        places = (2 * np.arange(count, dtype=np.int64) + 1) * total // (2 * count)
+        times = None if clip.times is None else clip.times[places]
+        return ClipView(count, self._features(clip, places, source), times, key), places
+
+    def _clip(self, source: Any, name: str) -> tuple[torch.Tensor, np.ndarray]:
+        with closing(open_video(source, name, backend=self.backend)) as clip:
+            if clip.num_frames < self.num_frames and self.short == "error":
+                raise VideoError(
+                    f"FrameSelectionCollator(num_frames={self.num_frames}): video {clip.name} has {clip.num_frames} "
+                    f"frames; num_frames must be <= {clip.num_frames}, or pass short='repeat'"
+                )
+            view, places = self.view(clip, source)
+            frames = places[self.selector.select(view, self.num_frames)]
+            if self.selector.draws and view.size >= self.num_frames:  # all frames of a shorter clip are taken
+                self._check_told(view.key[-1])
+            return clip.frames(frames), frames
+
+    def _check_told(self, clip: int) -> None:
+        """Warn once if the first clip that was drawn from comes again, and nobody ever told the epoch."""
+        if self._shared[_EPOCH] >= 0:
+            return
+        if self._shared[_FIRST] == 0:
+            self._shared[_FIRST] = clip
+        elif self._shared[_FIRST] == clip:
+            self._shared[_FIRST] = -1
+            warnings.warn(
+                "FrameSelectionCollator: draws the same frames of a clip each time: set_epoch was never called; "
+                "call it before each epoch (tamis.callbacks.attach(trainer, collate) does), or once with "
+                "0 if that is what you want",
+                NoEffectWarning,
+                stacklevel=4,
+            )
+
+    def _features(self, clip: VideoFrames, places: np.ndarray, source: Any) -> np.ndarray:
+        """The encoder's features of the candidates, from the cache if they are there."""
+        file = None
+        if self.cache_dir is not None:
+            identity = clip_identity(source)
+            if identity is None:
+                raise TypeError(
+                    f"cache_dir: video {clip.name} is a decoder, which does not say what file it reads; pass paths or "
+                    "bytes, or leave cache_dir out"
+                )
+            parts = (identity, str(self.encoder.digest()).encode(), places.tobytes())
+            file = self.cache_dir / f"{hashlib.sha256(b'/'.join(parts)).hexdigest()[:32]}.safetensors"
+            if file.exists():
+                try:
+                    return load_file(file)["features"].numpy()
+                except (SafetensorError, KeyError, OSError):
+                    pass  # cut off by a crash: made anew below
+        with torch.inference_mode():
+            features = torch.as_tensor(self.encoder(clip.frames(places, self.encoder.size))).float().cpu()
+        if features.shape[:1] != places.shape or features.ndim != 2:
+            raise TamisError(f"encoder: must give [{len(places)}, d], got {list(features.shape)}")
+        if not bool(torch.isfinite(features).all()):
+            raise VideoError(f"video {clip.name}: the encoder gives features that are not finite")
+        if file is not None:
+            _write(file, features)
+        return features.numpy()
+
+    def _pixels(self, clips: list[torch.Tensor]) -> dict[str, Any]:
+        if self.processor is not None:
+            return dict(self.processor(clips, return_tensors="pt"))
+        if len({clip.shape for clip in clips}) > 1:
+            raise TamisError("processor=None: the videos differ in size; pass a processor that resizes them")
+        return {"pixel_values": torch.stack(clips).float() / 255}
+
+    def _split(self, sample: Any) -> tuple[Any, Any]:
+        if isinstance(sample, Mapping):
+            if self.video not in sample:
+                raise KeyError(
+                    f"video={self.video!r}: the sample has {sorted(sample)}; pass video=, and to TrainingArguments "
+                    "remove_unused_columns=False"
+                )
+            return sample[self.video], sample.get(self.label)
+        if isinstance(sample, (tuple, list)) and len(sample) == 2:
+            return sample[0], sample[1]
+        raise TypeError(f"sample: must be a mapping or a pair (video, label), got {type(sample).__name__}")
+
+
+def clip_identity(source: Any) -> bytes | None:
+    """Bytes that name a video, the same for the same video in any process; None for a decoder of an unknown file.
+
+    A file is named by its path, size and time of change, so that a file that was replaced has another name.
+
+    Raises:
+        VideoError: a file does not exist.
+    """
+    source = _held(source)
+    if isinstance(source, Path):
+        try:
+            state = source.stat()
+        except OSError as error:
+            raise VideoError(f"video {source}: no such file") from error
+        return f"{source.resolve()} {state.st_size} {state.st_mtime_ns}".encode()
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).digest()
+    if isinstance(source, (list, tuple)):
+        return _hashed([np.asarray(image) for image in source])
+    return _hashed([np.asarray(source)]) if isinstance(source, (torch.Tensor, np.ndarray)) else None
+
+
+def _held(source: Any) -> Any:
+    """What holds a video: a `Path`, bytes, or the source itself."""
+    known = getattr(source, "_hf_encoded", None)  # what `datasets.Video()` made the decoder of
+    if isinstance(known, Mapping) and (known.get("bytes") or os.path.exists(known.get("path") or "")):
+        source = known
+    if isinstance(source, Mapping):
+        content = source.get("bytes")
+        source = content if content is not None else source.get("path")
+    return Path(source) if isinstance(source, (str, os.PathLike)) else source
+
+
+def _clip_number(source: Any) -> int:
+    """A clip as a number to draw by: of a file its size and both ends, wherever it lies.
+
+    Of a decoder the first and last frame. Two clips that share these share their draws, which does no harm.
+    """
+    source = _held(source)
+    if isinstance(source, (Path, bytes)):
+        with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
+            size, ends = file.seek(0, os.SEEK_END), []
+            for place in (0, max(0, size - _END)):
+                file.seek(place)
+                ends.append(file.read(_END))
+        name = f"{size} ".encode() + b"".join(ends)
+    elif (known := clip_identity(source)) is not None:
+        name = known
+    else:
+        name = _hashed([np.asarray(source.get_frames_at(indices=[0, len(source) - 1]).data)])
+    return int(hashlib.sha256(name).hexdigest()[:15], 16)
+
+
+def _hashed(arrays: list[np.ndarray]) -> bytes:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.digest()
+
+
+def _write(file: Path, features: torch.Tensor) -> None:
+    """Write to a name of its own first: several workers may be at the same clip."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
+    os.close(handle)
+    save_file({"features": features.contiguous()}, name)
+    os.replace(name, file)

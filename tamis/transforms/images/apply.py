@@ -1,0 +1,32 @@
+"""One door to the operations for every kind of image: PIL's kernels or the tensors'."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tamis.transforms.images.ops import Drawn, check_image
+from tamis.transforms.images.pil import apply_pil
+from tamis.transforms.images.tensor import apply_batch
+
+__all__ = ["apply_operations"]
+
+
+def apply_operations(image: Any, drawn: Sequence[Drawn], *, fast: bool = False) -> Any:
+    """Apply operations in their order.
+
+    On PIL images the result is bit-equal to PIL's and torchvision's own, one after the other; on uint8 tensors to
+    torchvision's tensor kernels (which differ from PIL by rounding), on any device.
+
+    Args:
+        image: PIL image of mode L or RGB, or uint8 tensor [1 or 3, H, W].
+        drawn: the operations.
+        fast: PIL only: neighbouring geometric operations are done in one go. That rounds once instead of twice or
+            thrice, and what one of them pushes out of the frame the next can bring back.
+
+    Raises:
+        TypeError, ValueError: as `check_image`.
+    """
+    if check_image(image) == "pil":
+        return apply_pil(image, drawn, fast=fast)
+    return apply_batch(image.unsqueeze(0), [drawn]).squeeze(0)

@@ -1,0 +1,40 @@
+"""Where image and label stand in a sample: a dict, a tuple or a list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["replace_image", "sample_keys"]
+
+_IMAGE_KEYS = ("image", "img")
+_LABEL_KEYS = ("label", "labels", "fine_label")
+
+
+def sample_keys(sample: Any) -> tuple[Any, Any]:
+    """Where image and label are in a sample: keys of a dict, places in a tuple or list.
+
+    Raises:
+        TypeError: no such structure.
+        ValueError: a dict without them, or with several that could be meant.
+    """
+    if isinstance(sample, dict):
+        found = [[name for name in names if name in sample] for names in (_IMAGE_KEYS, _LABEL_KEYS)]
+        if any(len(names) != 1 for names in found):
+            raise ValueError(
+                f"sample: keys {', '.join(map(repr, sample))}: must have one of {', '.join(_IMAGE_KEYS)} and one of "
+                f"{', '.join(_LABEL_KEYS)}; call augment(image, label), or name the columns in for_datasets"
+            )
+        return found[0][0], found[1][0]
+    if not isinstance(sample, (tuple, list)) or len(sample) < 2:
+        raise TypeError(
+            f"sample: got {type(sample).__name__}; must hold an image and its label, e.g. augment(image, label); "
+            "for data sets whose transform sees no label use LabelAwareDataset(dataset, augment)"
+        )
+    return 0, 1
+
+
+def replace_image(sample: Any, image: Any) -> Any:
+    """The sample with another image, in the same structure."""
+    if isinstance(sample, dict):
+        return {**sample, sample_keys(sample)[0]: image}
+    return [image, *sample[1:]] if isinstance(sample, list) else (image, *sample[1:])
