@@ -12,9 +12,12 @@ from tamis.core.distributed import (
     is_distributed,
     parallel_map,
     rank,
+    rank_stretch,
     world_size,
 )
 from tamis.core.errors import NoEffectWarning, NotPolarisedError, PolicyError, TamisError
+from tamis.core.files import replace_file, write_atomically, write_tensors
+from tamis.core.models import device_of, evaluating, logits_of, to_device
 from tamis.core.progress import progress_bar
 from tamis.core.rng import check_seed, numpy_generator, seed_of, seeded_globals, torch_generator
 from tamis.core.state import from_jsonable, read_state, to_jsonable, write_state
@@ -32,18 +35,26 @@ __all__ = [
     "check_range",
     "check_seed",
     "check_type",
+    "device_of",
+    "evaluating",
     "from_jsonable",
     "gather_objects",
     "is_distributed",
+    "logits_of",
     "numpy_generator",
     "parallel_map",
     "progress_bar",
     "rank",
+    "rank_stretch",
     "read_state",
+    "replace_file",
     "seed_of",
     "seeded_globals",
+    "to_device",
     "to_jsonable",
     "torch_generator",
     "world_size",
+    "write_atomically",
     "write_state",
+    "write_tensors",
 ]

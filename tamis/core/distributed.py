@@ -17,6 +17,7 @@ __all__ = [
     "is_distributed",
     "parallel_map",
     "rank",
+    "rank_stretch",
     "world_size",
 ]
 
@@ -37,6 +38,18 @@ def world_size() -> int:
 def rank() -> int:
     """This process' rank (0 if no process group is initialised)."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def rank_stretch(count: int, *, block: int = 1) -> range:
+    """This rank's stretch of ``count`` items: the ranks' stretches are in order, disjoint, and together all items.
+
+    Args:
+        count: number of items, >= 0.
+        block: items that stay together, >= 1, e.g. the batch size where the last bits of a result depend on its batch.
+    """
+    blocks = -(-count // block)
+    low, high = (min(blocks * r // world_size() * block, count) for r in (rank(), rank() + 1))
+    return range(low, high)
 
 
 def all_sum_(tensor: torch.Tensor) -> torch.Tensor:

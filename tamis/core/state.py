@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 
 from tamis.core.errors import TamisError
+from tamis.core.files import write_atomically
 
 __all__ = ["from_jsonable", "read_state", "to_jsonable", "write_state"]
 
@@ -67,14 +67,7 @@ def from_jsonable(value: Any) -> Any:
 
 def write_state(path: str | Path, state: dict[str, Any]) -> None:
     """Write ``state`` to a JSON file; an interrupted write leaves the old file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(to_jsonable(state), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps(to_jsonable(state)).encode("utf-8"))
 
 
 def read_state(path: str | Path) -> dict[str, Any]:

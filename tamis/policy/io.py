@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import reprlib
-import secrets
 import stat
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ import safetensors.torch
 import torch
 
 from tamis.core.errors import PolicyError
+from tamis.core.files import write_atomically
 
 __all__ = ["FORMAT", "JSON_FILE", "read_document", "read_tensors", "write_artefact"]
 
@@ -66,8 +65,8 @@ def write_artefact(folder: Path, document: dict[str, Any], tensors: dict[str, to
     folder.mkdir(parents=True, exist_ok=True)
     current = document["tensors"]["file"] if tensors else None
     if current is not None:
-        _replace(folder / current, blob)
-    _replace(folder / JSON_FILE, raw)
+        write_atomically(folder / current, blob)
+    write_atomically(folder / JSON_FILE, raw)
     for path in folder.glob("policy-*.safetensors"):
         if path.name != current and TENSOR_FILE.fullmatch(path.name):
             path.unlink(missing_ok=True)
@@ -166,26 +165,6 @@ def _read(path: Path, *, follow_links: bool, most: int | None = None, exactly: i
         raise
     except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a NUL in the name, no permission
         raise PolicyError(f"{path}: cannot be read ({error}); check the path and its permissions") from error
-
-
-def _replace(path: Path, raw: bytes) -> None:
-    """Write a file under a temporary name in the same folder, force it to disk, and rename it into place."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # a rename is on disk only when its folder is
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _own_digest(document: dict[str, Any]) -> str:

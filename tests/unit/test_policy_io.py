@@ -54,7 +54,7 @@ def test_a_crash_at_any_step_of_a_save_leaves_the_old_policy_or_the_new(
         left -= 1
         replace(source, target)
 
-    monkeypatch.setattr(policy_io.os, "replace", crashing)
+    monkeypatch.setattr(os, "replace", crashing)
     for steps in (0, 1):  # before the tensors are in place; between the tensors and the JSON
         left = steps
         with pytest.raises(Crash):

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tamis.core.models import evaluating
 from tamis.core.rng import torch_generator
 from tamis.pruners.surgery.narrow import return_narrow, return_wide
 
@@ -33,17 +34,11 @@ def run_model(model: nn.Module, inputs: Any) -> list[Tensor]:
 
     In evaluation mode, without a graph; training flags and the global random state are left as they were.
     """
-    flags = [(module, module.training) for module in model.modules()]
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=list(devices)):
-            model.eval()
-            if isinstance(inputs, Mapping):
-                return _tensors(model(**inputs))
-            return _tensors(model(*inputs) if isinstance(inputs, tuple) else model(inputs))
-    finally:
-        for module, flag in flags:
-            module.training = flag
+    with torch.no_grad(), torch.random.fork_rng(devices=list(devices)), evaluating(model):
+        if isinstance(inputs, Mapping):
+            return _tensors(model(**inputs))
+        return _tensors(model(*inputs) if isinstance(inputs, tuple) else model(inputs))
 
 
 def trace_sources(model: nn.Module, tables: Mapping[str, list[Any]], inputs: Any) -> Sources:

@@ -1,0 +1,57 @@
+"""Files that are whole or absent: written under a name of their own, forced to disk, renamed into place."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["replace_file", "write_atomically", "write_tensors"]
+
+
+def replace_file(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:
+    """Have ``write`` make a file beside ``path``, force it to disk and put it in the place of ``path``.
+
+    Whoever reads ``path`` sees the old file or the new one, also after a power cut, and several processes may write
+    it at once (the last one stays). Nothing is left behind if ``write`` raises.
+
+    Args:
+        path: the file to make or replace; its folder is made if needed.
+        write: called with the path of the temporary file, in the same folder, which does not exist yet.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # a rename is on disk only when its folder is
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_atomically(path: str | os.PathLike[str], raw: bytes) -> None:
+    """`replace_file` with these bytes."""
+    replace_file(path, lambda temporary: temporary.write_bytes(raw))
+
+
+def write_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """`replace_file` with a safetensors file of ``tensors`` (made contiguous) and ``metadata``."""
+    from safetensors.torch import save_file
+
+    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    replace_file(path, lambda temporary: save_file(whole, temporary, None if metadata is None else dict(metadata)))
