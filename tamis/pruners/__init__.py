@@ -3,6 +3,7 @@
 from tamis.pruners.base import Loss, Pruner, Regularizer, Step
 from tamis.pruners.budget import Budget, split_by_budget
 from tamis.pruners.dimreg import DimReg, DimRegConfig, ThesisConfig
+from tamis.pruners.dnis import DNIS, DNISConfig
 from tamis.pruners.gates import ColumnGate, Gate
 from tamis.pruners.selection import Part, Selection
 from tamis.pruners.surgery.blocks import BlockEmbedding, ValueEmbedding
@@ -14,9 +15,11 @@ from tamis.pruners.surgery.report import PruningReport
 from tamis.pruners.tables import Table, find_tables
 
 __all__ = [
+    "DNIS",
     "BlockEmbedding",
     "Budget",
     "ColumnGate",
+    "DNISConfig",
     "DimReg",
     "DimRegConfig",
     "Gate",

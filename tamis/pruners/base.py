@@ -133,6 +133,7 @@ class Pruner(Regularizer):
         self.model = model
         self.tables: list[Table] = find_tables(model, tables)
         self.report: PruningReport | None = None
+        self._layout: list[list[Any]] = [[table.field, table.rows, table.width] for table in self.tables]
         self._taken = 0
         self._total_steps: int | None = None
         self._watch = StepWatch()
@@ -174,6 +175,10 @@ class Pruner(Regularizer):
 
     def check_settled(self) -> None:
         """Raise `NotPolarisedError` if what to cut is not decided yet; by default it always is."""
+
+    def notes(self) -> tuple[str, ...]:
+        """Lines that the report ends with; nothing by default."""
+        return ()
 
     def state(self) -> JsonState:
         """What `restore` needs besides the model's own state dict (which holds the gates' leaves)."""
@@ -286,10 +291,12 @@ class Pruner(Regularizer):
             raise RuntimeError(f"{name}.prune(): the model is cut already; make a new {name} to prune it further")
         if not force:
             self.check_settled()
+        selections = dict(self.select())
         plan, self.report = cut_gated(
             self.model,
             self.tables,
-            dict(self.select()),
+            selections,
+            notes=self.notes(),
             consumers=consumers,
             example_inputs=example_inputs,
             optimizer=optimizer,
@@ -300,7 +307,7 @@ class Pruner(Regularizer):
     def state_dict(self) -> JsonState:
         """JSON values and tensors: everything that is not in the model's own state dict."""
         return {
-            "tables": self._layout(),
+            "tables": self._layout,
             "settings": self.settings(),
             "step": self._taken,
             "total_steps": self._total_steps,
@@ -313,9 +320,9 @@ class Pruner(Regularizer):
         Raises:
             ValueError: the state of a model with other tables, or of a pruner with other settings.
         """
-        if list(map(list, state["tables"])) != self._layout():
+        if list(map(list, state["tables"])) != self._layout:
             raise ValueError(
-                f"state: was saved for tables [field, rows, dims] {state['tables']}, this model has {self._layout()}; "
+                f"state: was saved for tables [field, rows, dims] {state['tables']}, this model has {self._layout}; "
                 f"load it into a {type(self).__name__} of the same model"
             )
         for name, here in self.settings().items():
@@ -326,6 +333,3 @@ class Pruner(Regularizer):
                 raise ValueError(f"state: was saved with {name}={there}, here is {name}={here}; use one")
         self._taken, self._total_steps = int(state["step"]), state["total_steps"]
         self.restore(state)
-
-    def _layout(self) -> list[list[Any]]:
-        return [[table.field, table.rows, table.width] for table in self.tables]

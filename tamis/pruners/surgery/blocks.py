@@ -64,7 +64,7 @@ class _Blocks(_Wide):
 
     Attributes:
         parts: the parts' tables, [r, k] each.
-        place: [n] int16 or int32: the row's number when the rows of all parts stand one after the other, then the
+        place: [n] uint8 or int32: the row's number when the rows of all parts stand one after the other, then the
             rows in no part.
     """
 
@@ -97,7 +97,7 @@ class _Values(_Wide):
 
     Attributes:
         weight: [nnz] the values, row by row.
-        column: [nnz] uint8, int16 or int32.
+        column: [nnz] uint8 or int32.
         start: [n + 1] int32 or int64: where each row's values begin.
     """
 
@@ -172,7 +172,7 @@ def split_table(
 
 
 def place_of(selection: Selection, rows: int) -> Tensor:
-    """Where each row stands when the parts' rows stand one after the other, [rows] int16 or int32."""
+    """Where each row stands when the parts' rows stand one after the other, [rows] uint8 or int32."""
     named = [part.rows for part in selection.parts if part.rows is not None]
     inside = torch.cat(named) if named else torch.zeros(0, dtype=torch.int64)
     rest = torch.ones(rows, dtype=torch.bool)
@@ -188,18 +188,17 @@ def csr_of(mask: Tensor) -> tuple[Tensor, Tensor]:
     start = torch.zeros(len(mask) + 1, dtype=torch.int64)
     torch.cumsum(counts, 0, out=start[1:])
     column = mask.nonzero()[:, 1]
-    narrow = torch.uint8 if mask.shape[1] <= 256 else _smallest(mask.shape[1])
-    return column.to(narrow), start.to(torch.int32 if int(start[-1]) < 2**31 else torch.int64)
+    return column.to(_smallest(mask.shape[1])), start.to(torch.int32 if int(start[-1]) < 2**31 else torch.int64)
 
 
 def index_bytes(selection: Selection, rows: int, width: int) -> int:
     """Bytes that say where the values of a table [rows, width] stand; 0 for columns, which the plan knows."""
     if selection.mask is not None:
         values = selection.values(rows)
-        column = 1 if width <= 256 else _smallest(width).itemsize
-        return values * column + (rows + 1) * (4 if values < 2**31 else 8)
+        return values * _smallest(width).itemsize + (rows + 1) * (4 if values < 2**31 else 8)
     return rows * _smallest(rows).itemsize if selection.form == "blocks" else 0
 
 
 def _smallest(count: int) -> torch.dtype:
-    return torch.int16 if count <= 2**15 else torch.int32
+    """For numbers below ``count``; no int16: neither gloo nor NCCL can broadcast it, and DDP broadcasts buffers."""
+    return torch.uint8 if count <= 2**8 else torch.int32

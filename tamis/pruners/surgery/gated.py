@@ -29,6 +29,7 @@ def cut_gated(
     *,
     example_inputs: Batch | None,
     optimizer: OptimizerLike | None,
+    notes: tuple[str, ...] = (),
     **options: Any,
 ) -> tuple[PruningPlan, PruningReport]:
     """Take the gates off, fold them into their tables, and cut.
@@ -39,6 +40,7 @@ def cut_gated(
         selections: field -> what remains; tables that are not named remain whole.
         example_inputs: for `cut`, and to compare the outputs with the gated model's.
         optimizer: for `cut`.
+        notes: lines that the report ends with.
         options: for `cut`: ``consumers``, ``project``.
 
     Raises:
@@ -68,7 +70,7 @@ def cut_gated(
     if before is not None and example_inputs is not None:
         pairs = zip(before, run_model(model, example_inputs), strict=True)
         change = max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0)
-    return plan, PruningReport(plan, {table.field: table.paths[0] for table in tables}, removed, change)
+    return plan, PruningReport(plan, {table.field: table.paths[0] for table in tables}, removed, change, notes)
 
 
 def refuse_not_finite(tables: Sequence[Table]) -> list[Tensor]:

@@ -191,15 +191,29 @@ class PruningPlan(Policy):
 
     # ---- models
 
-    def check(self, model: nn.Module, /) -> tuple[str, ...]:
-        """Compare the plan with an unpruned ``model``.
+    def check(
+        self, subject: object = None, /, *, data: object = None, model: nn.Module | None = None
+    ) -> tuple[str, ...]:
+        """Compare the plan with an unpruned ``model``, or its search's data with ``data``.
+
+        Args:
+            subject: the old, positional spelling of ``model``.
+            data: as `Policy.check`.
+            model: of the shape that the plan was made for.
 
         Returns:
-            The paths that were compared: all tables and linear layers of the plan.
+            Of a model the paths that were compared: all tables and linear layers of the plan.
 
         Raises:
             PolicyError: the first one that is missing or has another shape; the message holds both shapes.
+            TypeError: nothing to check was given, or ``model`` is no `nn.Module`.
         """
+        if data is not None:
+            return super().check(data=data)
+        given = self._keyword("model", subject, model)
+        if not isinstance(given, nn.Module):
+            raise TypeError(f"model: must be an nn.Module, got {type(given).__name__}")
+        model = given
         found = embedding_modules(model)
         for path, table in self.tables.items():
             for alias in (path, *table.tied):
@@ -229,7 +243,7 @@ class PruningPlan(Policy):
         Raises:
             PolicyError: the model is not of that shape; nothing is changed.
         """
-        self.check(model)
+        self.check(model=model)
         groups: dict[str, list[Any]] = {
             path: [model.get_submodule(name) for name in (path, *table.tied)]
             for path, table in self.tables.items()
