@@ -15,8 +15,8 @@ from tamis.core.distributed import broadcast_object, parallel_map, rank
 from tamis.core.progress import progress_bar
 from tamis.core.rng import numpy_generator
 from tamis.policy.base import fingerprint
-from tamis.transforms.frames.collator import clip_identity
 from tamis.transforms.frames.encoder import FrameEncoder, PixelEncoder
+from tamis.transforms.frames.identity import clip_identity
 from tamis.transforms.frames.video import open_video
 
 __all__ = ["checked_labels", "checked_logits", "keep", "read_features"]
