@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import tamis
-from tamis import NoEffectWarning, TamisError, cli
+from tamis import NoEffectWarning, TamisError
+from tamis.cli import main as cli
 from tamis.search import carry_policy, search_label_aware
 from tamis.search.label_aware.reward import RewardImages, scaled
 from tamis.search.label_aware.search import SPACE, build_policy
