@@ -35,19 +35,22 @@ import torch
 import tamis
 from benchmarks.ctr.arms import Arms, Outcome, Plan, Setting
 from benchmarks.ctr.data import default_data
+from benchmarks.ctr.dnis_arms import DNISArms
 from benchmarks.dimreg_real import write
 from benchmarks.tables import T_95
 
 RESULTS = Path(__file__).parent / "results"
 TUNING_SEED = 100
 TUNED_SHARE = 0.125  # where what serves all shares is tuned
+OURS = ("DNIS ours, columns of blocks", "DNIS, columns of blocks")  # compared with every arm
+TUNED_ARM = OURS[0]  # whose rates all arms with a search use
 
 
 PLANS = {
-    "mf": Plan(12, 3, 2, 32, (16, 8, 4, 2), (1e-3, 2e-3), (0.01, 0.02, 0.03, 0.045)),
-    "deepfm": Plan(6, 1, 1, 32, (16, 8, 4, 2), (1e-3, 2e-3), (0.0, 1e-3, 3e-3, 1e-2), 250_000),
+    "mf": Plan(12, 3, 1, 32, (4, 2, 8, 16), (1e-3, 2e-3), (0.01, 0.02, 0.03, 0.045)),
+    "deepfm": Plan(6, 2, 1, 32, (4, 2, 8), (1e-3, 2e-3), (0.0, 3e-3, 1e-2), 250_000),
 }
-GRIDS = {"warm": (0.25, 0.5), "blocks": (5, 10, 20), "power": (0.2, 0.5, 0.8)}
+GRIDS = {"warm": ([0.25, "full"], [0.5, "full"], [0.25, "search"]), "blocks": (5, 10, 20), "power": (0.2, 0.5, 0.8)}
 
 
 class Tuning:
@@ -83,24 +86,30 @@ class Tuning:
             best = max((best, more), key=lambda decay: self.score(name, [lr, decay], run))
         self.choose(name, [[rate, best] for rate in (lr, *others)], run)
 
-    def all(self) -> None:
-        """What all use, then each arm's own."""
+    def all(self, shares: Sequence[str] | None) -> None:
+        """What all use, then each arm's own at ``shares`` (None: all of the plan's)."""
         plan, tuned, share = self.setting.plan, self.setting.tuned, TUNED_SHARE
+        widths = [width for width in plan.widths if not shares or f"{width / plan.dim:g}" in shares]
         self.rates("full", plan.decays, lambda arms: arms.unpruned())
-        for width in plan.widths:
+        for width in widths:
             self.rates(f"width {width}", plan.decays, lambda arms, width=width: arms.uniform(width))
-        tuned |= {"warm, magnitude": 0.25, "blocks, magnitude": 10, "blocks, frequency rule": 10}
-        kinds = ("magnitude values", "magnitude columns", "frequency rule")
+        tuned["rates, search"] = [plan.lrs[-1], tuned["rates, full"][1]]  # the larger rate: the warm start is short
+        kinds = ("magnitude values", "magnitude columns", "low rank", "frequency rule")
+        tuned |= {"blocks, magnitude": 10, "blocks, frequency rule": 10}
         tuned |= {f"rates, {kind}, {share:g}": tuned["rates, full"] for kind in kinds}
-        self.choose("warm, magnitude", GRIDS["warm"], lambda arms: arms.magnitude(share))
+        self.choose("warm, magnitude values", GRIDS["warm"], lambda arms: arms.magnitude(share))
+        self.choose("warm, magnitude columns", GRIDS["warm"], lambda arms: arms.magnitude_columns(share))
+        self.choose("warm, low rank", GRIDS["warm"], lambda arms: arms.low_rank(share))
         self.choose("blocks, magnitude", GRIDS["blocks"], lambda arms: arms.magnitude_columns(share))
         self.choose("power, frequency rule", GRIDS["power"], lambda arms: arms.frequency(share))
         self.choose("blocks, frequency rule", GRIDS["blocks"], lambda arms: arms.frequency(share))
         decays = [factor * tuned["rates, full"][1] for factor in (1 / 3, 2 / 3, 1)]
-        for width in plan.widths:
+        for width in widths:
             own = width / plan.dim
             self.rates(f"magnitude values, {own:g}", decays, lambda arms, own=own: arms.magnitude(own))
             self.rates(f"magnitude columns, {own:g}", decays, lambda arms, own=own: arms.magnitude_columns(own))
+            self.rates(f"low rank, {own:g}", decays, lambda arms, own=own: arms.low_rank(own))
+            self.rates(f"DNIS, {own:g}", decays, lambda arms, own=own: DNISArms(arms).methods(own)[TUNED_ARM]())
             self.rates(f"frequency rule, {own:g}", decays, lambda arms, own=own: arms.frequency(own))
 
 
@@ -108,7 +117,7 @@ def summary(runs: dict[str, dict[str, dict[str, dict[str, Any]]]], score: str) -
     """Share -> arm -> means over the seeds, and DNIS minus it over the shared seeds with a 95 % interval."""
     figures: dict[str, dict[str, Any]] = {}
     for share, arms in runs.items():
-        ours = [name for name in arms if name.startswith("DNIS")]
+        ours = [name for name in OURS if name in arms]
         for name, entries in arms.items():
             row: dict[str, Any] = {
                 "seeds": len(entries),
@@ -133,6 +142,7 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="first, once")
     parser.add_argument("--seeds", type=int, nargs="*", default=[], help="added to those in the file")
     parser.add_argument("--only", nargs="+", default=[""], help="only the arms whose name starts so")
+    parser.add_argument("--shares", nargs="*", help="only these, as the file names them: all, 0.125")
     parser.add_argument("--data", type=Path, default=default_data())
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--quick", action="store_true", help="one seed, short, 40,000 rows, nothing written")
@@ -150,7 +160,7 @@ def main() -> None:
             write(target, result)
 
     if args.tune or args.quick:
-        first = Setting(args.model, plan, args.data, TUNING_SEED, {})
+        first = Setting(args.model, plan, args.data, TUNING_SEED, result.get("tuned", {}))
         result = {
             "benchmark": "dnis_movielens",
             "data": {"name": "movielens1m", "train_rows": len(first.data.train[0]), "table_rows": first.data.rows},
@@ -164,12 +174,18 @@ def main() -> None:
             "figures": {},
             "runs": result.get("runs", {}),
         }
-        Tuning(first, result["tuning"], save).all()
+        Tuning(first, result["tuning"], save).all(args.shares)
         save()
     for seed in [0] if args.quick else args.seeds:
         setting = Setting(args.model, plan, args.data, seed, result["tuned"])
-        for share, arms in Arms(setting).methods().items():
-            for name, run in arms.items():
+        arms = Arms(setting)
+        searching, methods = DNISArms(arms), arms.methods()
+        for share in methods:
+            methods[share] |= searching.methods(float(share)) if share != "all" else {}
+        for share, runs in methods.items():
+            if args.shares and share not in args.shares:
+                continue
+            for name, run in runs.items():
                 entries = result["runs"].setdefault(share, {}).setdefault(name, {})
                 if str(seed) in entries or not name.startswith(tuple(args.only)):
                     continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from benchmarks.ctr.data import CTRData, load
 from benchmarks.ctr.training import Run, auc, predict, train
 from examples.ctr_models import FM, DeepFM
 
-__all__ = ["Arms", "Outcome", "Plan", "Setting", "mean_squares"]
+__all__ = ["Arms", "Outcome", "Plan", "Setting", "largest", "mean_squares", "tables_of", "to_principal_axes"]
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,7 @@ class Arms:
     def __init__(self, setting: Setting) -> None:
         self.setting, self.plan, self.dim = setting, setting.plan, setting.plan.dim
         self.rows = setting.data.rows
+        self.warmed: dict[tuple[int, str], nn.Module] = {}
 
     # Rivals that train one model from the start.
 
@@ -181,13 +182,14 @@ class Arms:
 
     # Rivals that prune a warm model and train on.
 
-    @cached_property
-    def warm(self) -> tuple[nn.Module, int]:
-        """The full model after its warm start, and the epochs that this was."""
-        epochs = max(1, round(self.setting.tuned["warm, magnitude"] * self.plan.epochs))
-        model = self.setting.build()
-        self.setting.train(model, epochs, "full")
-        return model, epochs
+    def warm(self, kind: str) -> tuple[nn.Module, int]:
+        """A copy of the full model after the warm start that was tuned for ``kind``, and its epochs."""
+        share, rates = self.setting.tuned[f"warm, {kind}"]
+        epochs = max(1, round(share * self.plan.epochs))
+        if (epochs, rates) not in self.warmed:
+            model = self.warmed[epochs, rates] = self.setting.build()
+            self.setting.train(model, epochs, rates)
+        return copy.deepcopy(self.warmed[epochs, rates]), epochs
 
     def masked(
         self,
@@ -208,32 +210,54 @@ class Arms:
         return Outcome(run, spent, sparsity.kept_share(masks), min(forms.values()), more)
 
     def after_warm(
-        self, masks: dict[str, Tensor], kind: str, share: float, groups: dict[str, Tensor] | None = None
+        self,
+        kind: str,
+        share: float,
+        choose: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+        groups: dict[str, Tensor] | None = None,
+        axes: bool = False,
     ) -> Outcome:
-        model, epochs = copy.deepcopy(self.warm[0]), self.plan.epochs - self.warm[1]
-        spent = self.warm[1] * (len(self.setting.data.train[0]) // self.setting.batch) * self.setting.batch
-        return self.masked(model, spent, masks, epochs, kind, share, groups)
+        """Prune the warm model by ``choose``, masks from tables, and train on; ``axes``: turned first."""
+        model, epochs = self.warm(kind)
+        if axes:
+            to_principal_axes(model)
+        spent = epochs * (len(self.setting.data.train[0]) // self.setting.batch) * self.setting.batch
+        return self.masked(model, spent, choose(tables_of(model)), self.plan.epochs - epochs, kind, share, groups)
 
-    def magnitude(self, share: float) -> Outcome:
+    def magnitude(self, share: float, axes: bool = False) -> Outcome:
         """The largest |values| over all tables."""
-        scores = {field: table.weight.detach().abs() for field, table in self.warm[0].embeddings.items()}
-        return self.after_warm(sparsity.value_mask(scores, share), "magnitude values", share)
+        return self.after_warm("magnitude values", share, lambda tables: largest(tables, share), axes=axes)
 
-    def magnitude_columns(self, share: float) -> Outcome:
+    def magnitude_columns(self, share: float, axes: bool = False) -> Outcome:
         """The columns of blocks with the largest mean square."""
         groups = self.setting.groups("magnitude")
-        scores = mean_squares({field: t.weight.detach() for field, t in self.warm[0].embeddings.items()}, groups)
-        return self.after_warm(sparsity.column_mask(groups, scores, share), "magnitude columns", share, groups)
+
+        def choose(tables: dict[str, Tensor]) -> dict[str, Tensor]:
+            return sparsity.column_mask(groups, mean_squares(tables, groups), share)
+
+        return self.after_warm("magnitude columns", share, choose, groups, axes)
+
+    def low_rank(self, share: float) -> Outcome:
+        """The first principal axes of the warm model, as many for all rows: uniform width by truncation."""
+
+        def choose(tables: dict[str, Tensor]) -> dict[str, Tensor]:
+            first = torch.arange(self.dim) < round(share * self.dim)
+            return {field: first.expand_as(table).clone() for field, table in tables.items()}
+
+        outcome = self.after_warm("low rank", share, choose, axes=True)
+        outcome.bytes = sparsity.dense_bytes(self.rows, round(share * self.dim))
+        return outcome
 
     def random_alpha(self, share: float) -> Outcome:
         """Pruned as DNIS prunes, but alpha is uniform in [0, 1]: the largest |alpha E|; rates as `magnitude`."""
         groups = self.setting.groups("magnitude")
         count = len(sparsity.group_rows(groups))
         alpha = torch.rand(count, self.dim, generator=torch.Generator().manual_seed(self.setting.seed))
-        scores = {
-            field: (t.weight.detach() * alpha[groups[field]]).abs() for field, t in self.warm[0].embeddings.items()
-        }
-        return self.after_warm(sparsity.value_mask(scores, share), "magnitude values", share)
+
+        def choose(tables: dict[str, Tensor]) -> dict[str, Tensor]:
+            return largest({field: table * alpha[groups[field]] for field, table in tables.items()}, share)
+
+        return self.after_warm("magnitude values", share, choose)
 
     def methods(self) -> dict[str, dict[str, Callable[[], Outcome]]]:
         """Share -> arm -> what trains it."""
@@ -247,10 +271,39 @@ class Arms:
                 "magnitude, columns of blocks": self.magnitude_columns,
                 "frequency rule": self.frequency,
                 "random alpha, values": self.random_alpha,
+                "low rank, principal axes": self.low_rank,
+                "magnitude, values, principal axes": partial(self.magnitude, axes=True),
+                "magnitude, columns of blocks, principal axes": partial(self.magnitude_columns, axes=True),
             }
             table[f"{share:g}"] = {f"uniform width {width}": lambda width=width: self.uniform(width)}
             table[f"{share:g}"] |= {name: lambda run=run, share=share: run(share) for name, run in shared.items()}
         return table
+
+
+def tables_of(model: nn.Module) -> dict[str, Tensor]:
+    """Field -> its table's weight, detached."""
+    return {field: table.weight.detach() for field, table in model.embeddings.items()}
+
+
+def largest(tables: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Mask of the ``share`` of all values that are largest in size."""
+    return sparsity.value_mask({field: table.abs() for field, table in tables.items()}, share)
+
+
+@torch.no_grad()
+def to_principal_axes(model: nn.Module) -> None:
+    """Turn all tables by one rotation, which leaves every output as it is, so that column 0 holds most energy.
+
+    Dot products of rows do not see a rotation; the first layer of a perceptron is turned back. The axes are those of
+    the sum over the tables of their mean outer products.
+    """
+    tables = tables_of(model)
+    axes = torch.linalg.eigh(sum(table.T @ table / len(table) for table in tables.values())).eigenvectors.flip(1)
+    for table in tables.values():
+        table.copy_(table @ axes)
+    if hasattr(model, "mlp"):
+        first = model.mlp[0].weight
+        first.copy_((first.view(len(first), len(tables), -1) @ axes).view_as(first))
 
 
 def mean_squares(weights: dict[str, Tensor], groups: dict[str, Tensor]) -> Tensor:
