@@ -119,6 +119,8 @@ def summary(runs: dict[str, dict[str, dict[str, dict[str, Any]]]], score: str) -
     for share, arms in runs.items():
         ours = [name for name in OURS if name in arms]
         for name, entries in arms.items():
+            if not entries:
+                continue
             row: dict[str, Any] = {
                 "seeds": len(entries),
                 "share": mean(entry["share"] for entry in entries.values()),

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from benchmarks.ctr import sparsity
 from benchmarks.ctr.arms import Arms, Outcome, Setting, largest, mean_squares, tables_of, to_principal_axes
+from benchmarks.ctr.training import predict
+from tamis import pruners
 
 __all__ = ["DNISArms", "Searched", "search"]
 
@@ -151,6 +153,12 @@ def contributions(model: nn.Module, groups: dict[str, Tensor], ids: Tensor, dim:
     return total
 
 
+def gate_masks(table: Any) -> Tensor:
+    """Which values of a table `tamis.pruners.DNIS` keeps, bool [rows, dim]."""
+    gate = table.modules[0].gate
+    return (gate.alpha > 0)[gate.block.long()] if gate.mask is None else gate.mask
+
+
 class DNISArms:
     """DNIS at every share from one search a kind; ``arms``: those of the same seed."""
 
@@ -215,9 +223,45 @@ class DNISArms:
         model, left = copy.deepcopy(found.model), self.plan.retraining
         return self.arms.masked(model, found.samples, masks, left, "DNIS", share, groups, more)
 
+    def library(self, share: float, structured: bool) -> Outcome:
+        """`tamis.pruners.DNIS` as a user runs it: it counts, learns, holds what goes at zero, and cuts at the end.
+
+        Its budget is in bytes, index included: that of ``share`` of the numbers and their index.
+        """
+        setting, plan, (weights, alpha_part) = self.setting, self.plan, self.setting.held
+        warm, search, rest = (
+            epochs * (len(data.train[0]) // setting.batch)
+            for epochs, data in ((plan.warm, weights), (plan.search, weights), (plan.retraining, setting.data))
+        )
+        total, model = warm + search + rest, setting.build()
+        rows, numbers = list(setting.data.sizes.values()), int(share * setting.data.rows * plan.dim)
+        index = sum(n if n <= 2**8 else 4 * n for n in rows) if structured else numbers + sum(4 * (n + 1) for n in rows)
+        pruner = pruners.DNIS(
+            model,
+            budget_bytes=4 * numbers + index,
+            tables={field: f"embeddings.{field}" for field in setting.data.sizes},
+            config=pruners.DNISConfig(warm_up=warm / total, decide_by=(warm + search) / total, structured=structured),
+            total_steps=total,
+        )
+        steps = AlphaSteps(pruner, model, alpha_part, setting.batch, setting.seed)
+        searching = plan.warm + plan.search
+        first = setting.train(model, searching, "search", data=weights, pruner=steps, patience_from=searching - 1)
+        run = setting.train(model, plan.retraining, f"DNIS, {share:g}", pruner=steps, patience=plan.retraining)
+        kept = {table.field: gate_masks(table) for table in pruner.tables}
+        notes = list(pruner.notes())
+        pruner.prune()
+        ids, labels = setting.data.test
+        run.test = setting.score(predict(model, ids), labels.numpy())
+        spent = first.samples + steps.samples
+        return Outcome(run, spent, sparsity.kept_share(kept), 4 * numbers + index, {"notes": notes})
+
     def methods(self, share: float) -> dict[str, Callable[[], Outcome]]:
         """Arm -> what trains it."""
-        return {
+        library = {
+            "tamis.pruners.DNIS, columns of blocks": lambda: self.library(share, True),
+            "tamis.pruners.DNIS, values": lambda: self.library(share, False),
+        }
+        return (library if hasattr(pruners, "DNIS") else {}) | {
             "DNIS ours, columns of blocks": lambda: self.columns(share, self.ours, True),
             "DNIS, columns of blocks": lambda: self.columns(share, self.published, False),
             "DNIS, values": lambda: self.values(share, self.published, False),
