@@ -108,7 +108,7 @@ def contender(sizes: list[int], batches: list[Tensor], optimizer: str, gated: bo
     pruner = None
     if gated:
         pruner = DimReg(net, 0.2, total_steps=STEPS_IN_ALL)
-        pruner._step = STEPS_IN_ALL // 8  # inside the schedule, where a step costs most
+        pruner._taken = STEPS_IN_ALL // 8  # inside the schedule, where a step costs most
     optimizers: list[Any] = []
     if optimizer == "sparse":
         optimizers = [torch.optim.SparseAdam(list(net.tables.parameters())), torch.optim.Adam(net.mlp.parameters())]

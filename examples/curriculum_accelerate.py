@@ -16,8 +16,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from tamis.callbacks import ResumableLoader, attach
-from tamis.core.rng import torch_generator
-from tamis.samplers import CurriculumFeatures, CurriculumSampler, log_likelihoods
+from tamis.core import torch_generator
+from tamis.features import CurriculumFeatures, log_likelihoods
+from tamis.samplers import CurriculumSampler
 from tamis.search import AgentConfig, search_curriculum
 
 COLUMNS = ("sum", "per_token")

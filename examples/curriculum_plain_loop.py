@@ -12,13 +12,12 @@ import argparse
 from pathlib import Path
 
 import torch
+from torch.utils.data import default_collate
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from tamis.core.rng import torch_generator
-from tamis.features.losses import make_batch, sample_loss_of
-from tamis.samplers import curriculum_features
+from tamis.core import evaluating, torch_generator
+from tamis.features import curriculum_features
 from tamis.search import AgentConfig, UpdateConfig, search_curriculum
-from tamis.search.curriculum.gradient import mean_loss
 
 WORDS, LENGTH = 30, 10
 
@@ -40,10 +39,15 @@ def pretrain(model, rows, steps, batch=32):
     generator = torch_generator(5)
     for _ in range(steps):
         picks = torch.randint(len(rows), (batch,), generator=generator)
-        model(**make_batch(rows, picks, None, model)).loss.backward()
+        model(**default_collate([rows[pick] for pick in picks])).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     return optimizer
+
+
+def held_out_loss(model, rows):
+    with evaluating(model), torch.no_grad():
+        return float(model(**default_collate(rows)).loss)
 
 
 def main(argv=None):
@@ -62,8 +66,7 @@ def main(argv=None):
         torch.default_generator.manual_seed(0)
         model = GPT2LMHeadModel(config)
     optimizer = pretrain(model, train, args.pretrain)
-    held_out, loss = [make_batch(test, range(len(test)), None, model)], sample_loss_of("causal")
-    before = mean_loss(model, held_out, loss)
+    before = held_out_loss(model, test)
 
     text = {"ids": [row["input_ids"].tolist() for row in train]}
     features = curriculum_features(text, text=["ids"], model=model, items=train)
@@ -73,7 +76,7 @@ def main(argv=None):
         update=UpdateConfig(batch_size=16, eval_every=10, max_updates=200),
         describe=lambda row: " ".join(map(str, row["input_ids"].tolist())),
     )  # fmt: skip
-    after = mean_loss(model, held_out, loss)
+    after = held_out_loss(model, test)
     print(policy.summary())
     print(f"test loss {before:.4f} -> {after:.4f} nats a token")
     return before, after

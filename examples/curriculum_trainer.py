@@ -14,8 +14,9 @@ import torch
 from transformers import MarianConfig, MarianMTModel, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from tamis.callbacks import attach
-from tamis.core.rng import torch_generator
-from tamis.samplers import CurriculumSampler, curriculum_features
+from tamis.core import torch_generator
+from tamis.features import curriculum_features
+from tamis.samplers import CurriculumSampler
 from tamis.search import AgentConfig, search_curriculum
 
 PAD, START, WORDS = 0, 1, 20

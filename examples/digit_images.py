@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import Dataset
 
-from tamis.core.rng import numpy_generator, torch_generator
+from tamis.core import numpy_generator, torch_generator
 
 CLASSES = tuple(str(digit) for digit in range(10))
 PARTS = {"train": slice(0, 800), "reward": slice(800, 1200), "test": slice(1200, None)}

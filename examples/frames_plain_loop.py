@@ -9,8 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 from video_clips import make_clips, share_right, small_processor, small_videomae
 
-from tamis.search import search_frames
-from tamis.search.frames.search import MapConfig
+from tamis.search import MapConfig, search_frames
 from tamis.transforms import FarthestFrames, FrameSelectionCollator, SegmentFrames, UniformFrames
 
 

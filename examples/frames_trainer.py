@@ -8,8 +8,7 @@ from pathlib import Path
 from transformers import Trainer, TrainingArguments
 from video_clips import make_clips, share_right, small_processor, small_videomae
 
-from tamis.search import search_frames
-from tamis.search.frames.search import MapConfig
+from tamis.search import MapConfig, search_frames
 from tamis.transforms import FrameSelectionCollator
 
 

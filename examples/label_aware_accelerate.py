@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from tamis.core.rng import torch_generator
+from tamis.core import torch_generator
 from tamis.search import search_label_aware
 from tamis.transforms import LabelAwareAugment, LabelAwareDataset
 

@@ -14,7 +14,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from tamis.callbacks import ResumableLoader, attach
-from tamis.samplers import SwiftSampler, sample_features
+from tamis.features import sample_features
+from tamis.samplers import SwiftSampler
 from tamis.search import search_swift
 
 

@@ -12,7 +12,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from tamis.samplers import SwiftSampler, sample_features
+from tamis.features import sample_features
+from tamis.samplers import SwiftSampler
 from tamis.search import search_swift
 
 NOISE = 0.4

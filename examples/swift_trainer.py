@@ -13,7 +13,8 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from tamis.callbacks import attach
-from tamis.samplers import SwiftSampler, sample_features
+from tamis.features import sample_features
+from tamis.samplers import SwiftSampler
 from tamis.search import search_swift
 
 

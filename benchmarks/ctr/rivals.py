@@ -12,10 +12,7 @@ from torch import Tensor, nn
 from benchmarks.ctr.data import CTRData
 from benchmarks.ctr.training import Run, train
 from examples.ctr_models import MODELS
-from tamis.pruners import cut
-from tamis.pruners.dimreg.config import OPEN
-from tamis.pruners.dimreg.polarisation import split_by_budget
-from tamis.pruners.gates import find_tables, install, remove
+from tamis.pruners import ColumnGate, Pruner, Selection, Step, Table, cut, split_by_budget
 
 __all__ = [
     "Setting",
@@ -145,12 +142,10 @@ def one_shot(setting: Setting, seed: int, budget: int, search: int, power: float
     """As SSEDS (Qu et al., SIGIR 2022): after ``search`` epochs |dL/dgate| of one batch, then training anew."""
     model = setting.build(seed)
     setting.train(model, seed, search, kind="full")
-    tables = find_tables(model)
-    for table in tables:
-        install(table, torch.full((table.width,), OPEN))
+    gates = L1Gates(model, start=4.0, strength=0.0).leaves()
     ids, labels = setting.data.train
     model(ids[: setting.batch], labels[: setting.batch])["loss"].backward()
-    score = torch.cat([table.modules[0].gate.grad.abs() for table in tables])
+    score = torch.cat([gate.grad.abs() for gate in gates])
     return _again(setting, seed, by_score(setting, score, budget, power), search)
 
 
@@ -167,27 +162,37 @@ def l1_gates(
     The training then goes on without gates.
     """
     model = setting.build(seed)
-    tables = find_tables(model)
-    for table in tables:
-        install(table, torch.full((table.width,), 2.0))
-    gates = [table.modules[0].gate for table in tables]
-    optimizer = torch.optim.Adam(gates, lr=2e-2)
-
-    class Shrink:
-        def penalty(self) -> Tensor:
-            return strength * sum(torch.sigmoid(gate).sum() for gate in gates)
-
-        def step(self) -> None:
-            optimizer.step()
-            optimizer.zero_grad()
-
-    setting.train(model, seed, search, pruner=Shrink(), patience=search)
-    phi = torch.cat([torch.sigmoid(gate.detach()) for gate in gates])
-    with torch.no_grad():
-        for table, gate in zip(tables, gates, strict=True):
-            remove(table)
-            table.weight.mul_(torch.sigmoid(gate))
+    pruner = L1Gates(model, start=2.0, strength=strength)
+    setting.train(model, seed, search, pruner=pruner, patience=search)
+    phi = torch.cat([torch.sigmoid(gate.detach()) for gate in pruner.leaves()])
     kept = by_score(setting, phi, budget, power)
-    cut(model, {f"embeddings.{field}": columns for field, columns in kept.items()})
+    pruner.chosen = kept
+    pruner.prune()
     run = setting.train(model, seed + 1000, setting.epochs - search)
     return run, {field: len(columns) for field, columns in kept.items()}
+
+
+class L1Gates(Pruner):
+    """A gate per column under an L1 penalty, trained by Adam; ``chosen`` (field -> columns) is kept at the cut."""
+
+    def __init__(self, model: nn.Module, *, start: float, strength: float) -> None:
+        self.start, self.strength = start, strength
+        self.chosen: dict[str, Tensor] = {}
+        super().__init__(model)
+        self.adam = torch.optim.Adam(self.leaves(), lr=2e-2)
+
+    def make_gate(self, table: Table) -> ColumnGate:
+        return ColumnGate(torch.full((table.width,), self.start))
+
+    def leaves(self) -> list[Tensor]:
+        return [leaf for table in self.tables for leaf in table.modules[0].gate.leaves()]
+
+    def penalty(self) -> Tensor:
+        return self.strength * sum(torch.sigmoid(gate).sum() for gate in self.leaves())
+
+    def after_step(self, step: Step) -> None:
+        self.adam.step()
+
+    def select(self) -> dict[str, Selection]:
+        fields = {table.field: table.field.rpartition(".")[2] for table in self.tables}
+        return {name: Selection.columns(self.chosen[field]) for name, field in fields.items()}

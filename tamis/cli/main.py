@@ -189,7 +189,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from tamis.policy.base import DataInfo, Policy, load_policy
+    from tamis.policy.base import DataInfo, load_policy
 
     policy = load_policy(args.policy)
     facts: dict[str, Any] = {}
@@ -199,8 +199,7 @@ def _check(args: argparse.Namespace) -> int:
         raise UsageError("--label: needs --data")
     if args.classes is not None:
         facts["classes"] = tuple(name.strip() for name in args.classes.split(","))
-    # the base class' check: some kinds override it to check a model, which no file here holds
-    agreed = Policy.check(policy, DataInfo(**facts))
+    agreed = policy.check(data=DataInfo(**facts))
     known = [] if policy.data is None else [name for name, value in vars(policy.data).items() if value]
     if not agreed:
         raise UsageError(

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import math
 import reprlib
-from typing import Any
+from typing import SupportsFloat, SupportsIndex
 
 __all__ = ["check_choice", "check_int", "check_range", "check_type"]
 
 
-def check_int(name: str, value: Any, *, low: int, high: int | None = None) -> int:
+def check_int(name: str, value: object, *, low: int, high: int | None = None) -> int:
     """Return ``value`` as int if it is an integer in [low, high].
+
+    Args:
+        name: the argument's name, for the message.
+        value: what was given; NumPy integers and integer tensors of one value count as integers, bools do not.
+        low: the least that is allowed.
+        high: the most that is allowed; None for no limit.
 
     Raises:
         TypeError: not an integer.
         ValueError: out of range.
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{name}={value!r}: must be an int, got {type(value).__name__}")
     number = int(value.__index__())
     if number < low or (high is not None and number > high):
@@ -27,7 +33,7 @@ def check_int(name: str, value: Any, *, low: int, high: int | None = None) -> in
 
 def check_range(
     name: str,
-    value: Any,
+    value: object,
     *,
     low: float = -math.inf,
     high: float = math.inf,
@@ -36,11 +42,19 @@ def check_range(
 ) -> float:
     """Return ``value`` as float if it is finite and lies between the bounds.
 
+    Args:
+        name: the argument's name, for the message.
+        value: what was given; anything with ``__float__`` but bools counts as a number.
+        low: lower bound.
+        high: upper bound.
+        open_low: ``low`` itself is not allowed.
+        open_high: ``high`` itself is not allowed.
+
     Raises:
         TypeError: not a number.
         ValueError: NaN, infinite or out of range.
     """
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
+    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
         raise TypeError(f"{name}={value!r}: must be a number, got {type(value).__name__}")
     number = float(value)
     below = number <= low if open_low else number < low
@@ -51,15 +65,34 @@ def check_range(
     return number
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """Return ``value`` if it is one of ``choices``, else raise `ValueError` that lists them."""
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
+    """Return ``value`` if it is one of ``choices``.
+
+    Args:
+        name: the argument's name, for the message.
+        value: what was given.
+        choices: what is allowed.
+
+    Raises:
+        ValueError: it is none of them; the message lists them.
+    """
     if value not in choices:
         raise ValueError(f"{name}={value!r}: must be one of {', '.join(map(repr, choices))}")
     return str(value)
 
 
-def check_type(name: str, value: Any, kind: type | tuple[type, ...], cure: str) -> None:
-    """Raise `TypeError` unless ``value`` is of ``kind``; ``cure`` says what is and how to get it."""
+def check_type(name: str, value: object, kind: type | tuple[type, ...], cure: str) -> None:
+    """Refuse a value of another type.
+
+    Args:
+        name: the argument's name, for the message.
+        value: what was given.
+        kind: the type or types that are allowed.
+        cure: what it must be and how to get it, as in "must be CURE".
+
+    Raises:
+        TypeError: ``value`` is not of ``kind``.
+    """
     if not isinstance(value, kind):
         shown = " ".join(reprlib.repr(value).split())
         raise TypeError(f"{name}={shown}: must be {cure}, got {type(value).__name__}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -74,7 +73,12 @@ def gather_objects(value: Result) -> list[Result]:
 
 
 def broadcast_object(value: Result, source: int = 0) -> Result:
-    """Rank ``source``'s ``value``, on every rank."""
+    """Rank ``source``'s ``value``, on every rank.
+
+    Args:
+        value: any object that can be pickled; only that of ``source`` is used.
+        source: the rank that sends, in [0, world size).
+    """
     if not is_distributed():
         return value
     box: list[Any] = [value]
@@ -115,12 +119,14 @@ def parallel_map(function: Callable[[Item], Result], items: Sequence[Item]) -> l
 _calls = 0  # collective call counter, the same on every rank: names the store's key of each map
 
 
-def _deal(count: int) -> Any:
-    """Item numbers for this rank, taken one at a time from a counter shared by all ranks."""
+def _deal(count: int) -> Iterator[int]:
+    """Item numbers for this rank, taken one at a time from a counter shared by all ranks.
+
+    The store is the user's, so its timeout is left alone: adding to a counter waits for nobody.
+    """
     global _calls
     _calls += 1
     store = dist.distributed_c10d._get_default_store()
-    store.set_timeout(timedelta(minutes=30))
     key = f"tamis/map/{_calls}"
     while (number := store.add(key, 1) - 1) < count:
         yield number

@@ -6,14 +6,15 @@ import os
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
+
+from tamis.core.types import PathOrStr
 
 __all__ = ["replace_file", "write_atomically", "write_tensors"]
 
 
-def replace_file(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:
+def replace_file(path: PathOrStr, write: Callable[[Path], object]) -> None:
     """Have ``write`` make a file beside ``path``, force it to disk and put it in the place of ``path``.
 
     Whoever reads ``path`` sees the old file or the new one, also after a power cut, and several processes may write
@@ -42,15 +43,26 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> 
             os.close(descriptor)
 
 
-def write_atomically(path: str | os.PathLike[str], raw: bytes) -> None:
-    """`replace_file` with these bytes."""
+def write_atomically(path: PathOrStr, raw: bytes) -> None:
+    """`replace_file` with these bytes.
+
+    Args:
+        path: the file to make or replace.
+        raw: its content.
+    """
     replace_file(path, lambda temporary: temporary.write_bytes(raw))
 
 
 def write_tensors(
-    path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+    path: PathOrStr, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """`replace_file` with a safetensors file of ``tensors`` (made contiguous) and ``metadata``."""
+    """`replace_file` with a safetensors file.
+
+    Args:
+        path: the file to make or replace.
+        tensors: by name, of any device; they are made contiguous and must not share memory.
+        metadata: text by name, kept in the file's header.
+    """
     from safetensors.torch import save_file
 
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
 from tamis.core.errors import TamisError
+
+Value = TypeVar("Value")
 
 __all__ = ["device_of", "evaluating", "logits_of", "to_device", "training_flags"]
 
@@ -38,8 +40,24 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def to_device(batch: Any, device: torch.device) -> Any:
-    """Every tensor of ``batch`` (nested in mappings, lists and tuples) on ``device``; the rest as it is."""
+@overload
+def to_device(batch: Tensor, device: torch.device) -> Tensor: ...
+@overload
+def to_device(batch: Mapping[str, Value], device: torch.device) -> dict[str, Value]: ...
+@overload
+def to_device(batch: Sequence[Value], device: torch.device) -> list[Value]: ...
+@overload
+def to_device(batch: object, device: torch.device) -> object: ...
+def to_device(batch: object, device: torch.device) -> object:
+    """Every tensor of a batch on ``device``; the rest as it is.
+
+    Args:
+        batch: tensors, nested in mappings, lists and tuples.
+        device: where they go.
+
+    Returns:
+        The same nesting, of dicts and lists.
+    """
     if isinstance(batch, Tensor):
         return batch.to(device)
     if isinstance(batch, Mapping):
@@ -49,11 +67,11 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
-def logits_of(output: Any) -> Tensor:
+def logits_of(output: object) -> Tensor:
     """The logits in a model's output: the tensor itself, ``.logits``, ``["logits"]`` or the first of a tuple.
 
     Raises:
-        TamisError: there are none.
+        TamisError: it holds none.
     """
     if isinstance(output, Mapping):
         output = output.get("logits")

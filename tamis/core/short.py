@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import reprlib
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = ["short", "short_repr"]
 
@@ -21,12 +24,12 @@ _short.maxother = _short.maxstring = 60
 _short.maxdict = 6
 
 
-def short(value: Any) -> str:
+def short(value: object) -> str:
     """``value`` in a few words."""
     return " ".join(_short.repr(value).split())
 
 
-def short_repr(self: Any) -> str:
+def short_repr(self: DataclassInstance) -> str:
     """A ``__repr__`` for dataclasses; fields that are None are left out."""
     values = {field.name: getattr(self, field.name) for field in fields(self) if field.repr}
     shown = ", ".join(f"{name}={short(value)}" for name, value in values.items() if value is not None)

@@ -16,6 +16,7 @@ import torch
 
 from tamis.core.errors import TamisError
 from tamis.core.files import write_atomically
+from tamis.core.types import JsonState, PathOrStr
 
 __all__ = ["from_jsonable", "read_state", "to_jsonable", "write_state"]
 
@@ -26,7 +27,7 @@ _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (
 )}  # fmt: skip
 
 
-def to_jsonable(value: Any) -> Any:
+def to_jsonable(value: object) -> Any:
     """``value`` with every tensor or array replaced by its JSON form; tuples become lists.
 
     Raises:
@@ -51,7 +52,7 @@ def to_jsonable(value: Any) -> Any:
     raise TypeError(f"state value {value!r}: must be JSON, a tensor or an array, got {type(value).__name__}")
 
 
-def from_jsonable(value: Any) -> Any:
+def from_jsonable(value: object) -> Any:
     """The inverse of `to_jsonable` (arrays come back as tensors, tuples as lists)."""
     if isinstance(value, dict):
         if _MARK not in value:
@@ -65,12 +66,20 @@ def from_jsonable(value: Any) -> Any:
     return value
 
 
-def write_state(path: str | Path, state: dict[str, Any]) -> None:
-    """Write ``state`` to a JSON file; an interrupted write leaves the old file."""
+def write_state(path: PathOrStr, state: JsonState) -> None:
+    """Write a state to a JSON file; an interrupted write leaves the old file.
+
+    Args:
+        path: the file.
+        state: as `to_jsonable` takes it.
+
+    Raises:
+        TypeError: something in it is neither JSON nor a tensor.
+    """
     write_atomically(path, json.dumps(to_jsonable(state)).encode("utf-8"))
 
 
-def read_state(path: str | Path) -> dict[str, Any]:
+def read_state(path: PathOrStr) -> JsonState:
     """Read what `write_state` wrote.
 
     Raises:

@@ -13,20 +13,24 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from matplotlib.figure import Figure
     from PIL.Image import Image
     from transformers import Trainer
 else:
-    Figure = Image = Trainer = object
+    Accelerator = Figure = Image = Trainer = object
 
 __all__ = [
+    "Accelerator",
     "ArrayLike",
     "Batch",
     "Collate",
     "Figure",
+    "FrameDecoder",
     "Image",
     "ImageLike",
     "JsonState",
+    "Label",
     "MapDataset",
     "OptimizerLike",
     "PathOrStr",
@@ -46,9 +50,36 @@ ArrayLike: TypeAlias = Sequence[float] | np.ndarray | torch.Tensor
 JsonState: TypeAlias = dict[str, Any]
 #: A PIL image (mode L or RGB) or a uint8 tensor [1 or 3, H, W].
 ImageLike: TypeAlias = Union["Image", torch.Tensor]
-#: A path, a tensor or array [T, C, H, W], a list of images, or a decoder (torchcodec's, decord's).
-VideoSource: TypeAlias = Any
+#: A label that names one class: its number (an int, an integer tensor or array of one value) or its name.
+Label: TypeAlias = int | str | torch.Tensor | np.ndarray | np.generic
 TrainerLike: TypeAlias = "Trainer"
+
+
+@runtime_checkable
+class FrameDecoder(Protocol):
+    """An open video that gives frames by number, as torchcodec's `VideoDecoder` and what `datasets.Video()` makes."""
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        ...
+
+    def get_frames_at(self, indices: list[int]) -> Any:
+        """These frames: an object whose ``data`` is uint8 [k, C, H, W] or [k, H, W, C]."""
+        ...
+
+
+#: A path, a file's bytes, ``{"path": ..., "bytes": ...}`` as `datasets.Video(decode=False)` gives it, a decoder, a
+#: uint8 tensor [T, 1 or 3, H, W], a uint8 array [T, H, W, 1 or 3], or a list of PIL images.
+VideoSource: TypeAlias = Union[
+    str,
+    "PathLike[str]",
+    bytes,
+    Mapping[str, str | bytes | None],
+    FrameDecoder,
+    torch.Tensor,
+    np.ndarray,
+    Sequence["Image"],
+]
 
 
 class MapDataset(Protocol):

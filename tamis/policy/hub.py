@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tamis.core.errors import PolicyError
+from tamis.core.types import PathOrStr
 from tamis.policy.io import JSON_FILE
 
 __all__ = ["HubMethods"]
@@ -29,7 +30,7 @@ class HubMethods(ABC):
     """`save_pretrained`, `push_to_hub` and `from_pretrained` over `save` and `_load`."""
 
     @abstractmethod
-    def save(self, folder: str | os.PathLike[str]) -> None:
+    def save(self, folder: PathOrStr) -> None:
         """Write the policy's files into ``folder``."""
 
     @classmethod
@@ -39,13 +40,26 @@ class HubMethods(ABC):
 
     def save_pretrained(
         self,
-        save_directory: str | os.PathLike[str],
+        save_directory: PathOrStr,
         *,
         repo_id: str | None = None,
         push_to_hub: bool = False,
         **push_to_hub_kwargs: Any,
     ) -> str | None:
-        """`save`, and with ``push_to_hub=True`` also `push_to_hub` (as ``repo_id``, or the folder's name)."""
+        """`save`, and if wanted `push_to_hub`.
+
+        Args:
+            save_directory: the folder.
+            repo_id: ``"name"`` or ``"owner/name"`` on the Hub; default: the folder's name.
+            push_to_hub: also upload it.
+            push_to_hub_kwargs: options of `push_to_hub`.
+
+        Returns:
+            The commit's URL, or None if nothing was uploaded.
+
+        Raises:
+            PolicyError: as `save`.
+        """
         self.save(save_directory)
         if not push_to_hub:
             return None
@@ -61,7 +75,19 @@ class HubMethods(ABC):
         branch: str | None = None,
         create_pr: bool | None = None,
     ) -> str:
-        """Upload the policy to the Hub in one commit, making the repository if needed; return the commit's URL."""
+        """Upload the policy to the Hub in one commit; the repository is made if needed.
+
+        Args:
+            repo_id: ``"name"`` or ``"owner/name"``.
+            commit_message: of the commit.
+            private: whether a new repository is private; default: the owner's setting.
+            token: of the Hub; default: the one that is logged in.
+            branch: which one to commit to; default: the main one.
+            create_pr: open a pull request instead.
+
+        Returns:
+            The commit's URL.
+        """
         from huggingface_hub import HfApi
 
         api = HfApi(token=token)
@@ -81,7 +107,7 @@ class HubMethods(ABC):
     @classmethod
     def from_pretrained(
         cls: type[AnyHub],
-        pretrained_model_name_or_path: str | os.PathLike[str],
+        pretrained_model_name_or_path: PathOrStr,
         *,
         force_download: bool = False,
         token: str | bool | None = None,
@@ -90,6 +116,14 @@ class HubMethods(ABC):
         revision: str | None = None,
     ) -> AnyHub:
         """Load from a folder, or download from the Hub (only the policy's files) and load.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or ``"owner/name"`` on the Hub.
+            force_download: fetch files anew that are in the cache.
+            token: of the Hub; default: the one that is logged in.
+            cache_dir: where downloads are kept; default: the Hub's cache.
+            local_files_only: look only into the cache.
+            revision: branch, tag or commit.
 
         Raises:
             PolicyError: there is no such folder or repository, or the files are not a policy of this class.

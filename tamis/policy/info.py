@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["DataInfo", "SearchInfo", "describe_data", "fingerprint"]
+from tamis.core.errors import PolicyError
+
+__all__ = ["DataInfo", "SearchInfo", "agreeing_facts", "describe_data", "fingerprint"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +55,14 @@ class SearchInfo:
     config: dict[str, bool | int | float | str | None] = field(default_factory=dict)
 
 
-def describe_data(dataset: Any) -> DataInfo:
+def describe_data(dataset: object) -> DataInfo:
     """Read size and class names off a data set: ``len()``, torchvision's ``classes``, datasets' `ClassLabel`.
 
     The fingerprint is left unknown, because it costs a pass over the data.
     """
     try:
-        n = len(dataset)
-    except TypeError:
+        n = len(dataset) if isinstance(dataset, Sized) else None
+    except TypeError:  # an iterable data set whose length is not known
         n = None
     classes = getattr(dataset, "classes", None)
     if classes is None:
@@ -70,7 +72,36 @@ def describe_data(dataset: Any) -> DataInfo:
     return DataInfo(n=n, classes=tuple(str(name) for name in classes))
 
 
-def fingerprint(*parts: Any) -> str:
+def agreeing_facts(caller: str, known: DataInfo | None, found: DataInfo) -> tuple[str, ...]:
+    """The names of the facts that are known on both sides, all of which agree.
+
+    Args:
+        caller: begins the message.
+        known: the data that a policy was searched on, if it says so.
+        found: the data at hand.
+
+    Raises:
+        PolicyError: the first fact that differs.
+    """
+    mine, theirs = vars(known or DataInfo()), vars(found)
+    compared = [name for name in ("classes", "n", "fingerprint") if mine[name] and theirs[name]]
+    for name in compared:
+        if mine[name] != theirs[name]:
+            what = f"{name}={theirs[name]}: the policy was searched on {name}={mine[name]}"
+            if name == "classes":
+                what = _other_classes(mine[name], theirs[name])
+            raise PolicyError(f"{caller}: {what}; search a policy for this data")
+    return tuple(compared)
+
+
+def _other_classes(mine: Iterable[str], theirs: Iterable[str]) -> str:
+    missing, extra = sorted(set(mine) - set(theirs)), sorted(set(theirs) - set(mine))
+    if not missing and not extra:
+        return "classes: the same names in another order, so labels mean other classes"
+    return f"classes: the data lacks {reprlib.repr(missing)} and has {reprlib.repr(extra)} besides"
+
+
+def fingerprint(*parts: object) -> str:
     """``"sha256:..."`` over the shapes, dtypes and bytes of ``parts``.
 
     Args:
@@ -87,20 +118,20 @@ def fingerprint(*parts: Any) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _feed(digest: Any, part: Any) -> None:
+def _feed(digest: hashlib._Hash, part: object) -> None:
     """Feed one part: a header that says type, shape and length, then the bytes, so that no two inputs run together."""
     if isinstance(part, torch.Tensor):
         tensor = part.detach().cpu().contiguous()
         name = str(tensor.dtype).removeprefix("torch.")
         digest.update(f"array {name} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     elif isinstance(part, (np.ndarray, np.generic)):
         array = np.asarray(part)
         if array.dtype.kind not in "biufcSUmM":
             raise TypeError(f"fingerprint: an array of {array.dtype} has no bytes of its own; give a list of str")
         array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).reshape(array.shape)
         digest.update(f"array {array.dtype.name} {array.shape};".encode())
-        digest.update(array.reshape(-1).view(np.uint8))
+        digest.update(array.reshape(-1).view(np.uint8).data)
     elif isinstance(part, str):
         raw = part.encode("utf-8", "surrogatepass")
         digest.update(f"str {len(raw)};".encode() + raw)

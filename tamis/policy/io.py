@@ -110,8 +110,13 @@ def read_document(folder: Path, *, allow_edited: bool = False, follow_links: boo
     return document
 
 
-def read_tensors(folder: Path, block: Any, *, follow_links: bool = False) -> dict[str, torch.Tensor]:
+def read_tensors(folder: Path, block: object, *, follow_links: bool = False) -> dict[str, torch.Tensor]:
     """Read the tensors that a document's ``tensors`` block declares; size, digest, names, shapes and dtypes must fit.
+
+    Args:
+        folder: the artefact.
+        block: the document's ``tensors``.
+        follow_links: as `read_document`.
 
     Raises:
         PolicyError: for anything that is not as `write_artefact` leaves it.

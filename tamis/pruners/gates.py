@@ -1,30 +1,113 @@
-"""Gates on embedding tables: every looked-up row is multiplied by phi = sigmoid(gate), one gate per dimension.
+"""Gates on embedding tables: every looked-up row goes through the table's gate while the model trains.
 
 A gated module is the module that was there, with its class changed in place to a subclass: the weight, its name in
-the state dict, hooks, tied weights, ``padding_idx`` and sparse gradients stay what they were. The gate's logits are
-a buffer that requires grad: saved with the model, moved with it, never seen by the user's optimizer.
-
-The table itself is never multiplied, only the rows that a batch looks up.
+the state dict, hooks, tied weights, ``padding_idx`` and sparse gradients stay what they were. The table itself is
+never touched, only the rows that a batch looks up. What a gate learns are *leaves*: buffers that require grad, saved
+and moved with the model, always float32, never seen by the user's optimizer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from tamis.core.checks import check_type
-from tamis.core.distributed import all_sum_
+from tamis.pruners.tables import Table
 
-__all__ = ["GatedEmbedding", "GatedEmbeddingBag", "Table", "find_tables", "install", "remove"]
+__all__ = ["ColumnGate", "Gate", "GatedEmbedding", "GatedEmbeddingBag", "gate_of", "install", "pool", "remove"]
+
+
+class Gate(nn.Module, ABC):
+    """What a pruner puts on one table [n, d]. Subclasses register their `leaf` tensors and say what they do to rows.
+
+    Attributes:
+        per_row: True if the factor depends on the row: a bag then applies it before it pools. A gate that scales
+            every row alike, by positive factors, may scale the pooled rows.
+    """
+
+    per_row: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._leaves: list[str] = []
+
+    def leaf(self, name: str, value: Tensor) -> None:
+        """Register a tensor that the pruner learns: float32, requires grad, saved with the model.
+
+        Args:
+            name: of the attribute, and in the state dict.
+            value: its start, any shape.
+        """
+        self.register_buffer(name, value.detach().clone().float().requires_grad_())
+        self._leaves.append(name)
+
+    def leaves(self) -> list[Tensor]:
+        """The leaves in the order in which they were registered."""
+        return [getattr(self, name) for name in self._leaves]
+
+    @abstractmethod
+    def forward(self, rows: Tensor, ids: Tensor) -> Tensor:
+        """Gate looked-up rows.
+
+        Args:
+            rows: [..., d], fresh: it may be changed in place.
+            ids: [...] int64, their numbers. A bag gives pooled rows to a gate that is not ``per_row``: the shapes
+                then differ, and ``ids`` must not be used.
+
+        Returns:
+            [..., d]
+        """
+
+    @abstractmethod
+    def fold(self, weight: Tensor) -> None:
+        """Merge the gate into the table's ``weight`` [n, d], in place: what stays needs no gate afterwards."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        kept = {name: getattr(self, name) for name in self._leaves}
+        for name in kept:
+            del self._buffers[name]  # a leaf stays the tensor it is, in float32, whatever dtype the model is moved to
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, tensor in kept.items():
+            tensor.data = tensor.data.to(fn(tensor.data).device)
+            self.register_buffer(name, tensor)
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        for name in self._leaves:
+            tensor = getattr(self, name)
+            if not tensor.requires_grad:  # load_state_dict(assign=True) puts the file's tensor in its place
+                setattr(self, name, tensor.detach().float().requires_grad_())
+
+
+class ColumnGate(Gate):
+    """One factor phi = sigmoid(logit) in (0, 1) per column, the same for every row.
+
+    Args:
+        logits: [d].
+    """
+
+    per_row = False
+    logits: Tensor
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.leaf("logits", logits)
+
+    def forward(self, rows: Tensor, ids: Tensor) -> Tensor:
+        return _Scale.apply(rows, self.logits)  # type: ignore[no-any-return]
+
+    def fold(self, weight: Tensor) -> None:
+        weight.mul_(torch.sigmoid(self.logits.detach()).to(weight))
 
 
 class _Scale(torch.autograd.Function):
-    """rows * sigmoid(gate), Eq. (6.4), in place: rows [..., d] of any float dtype, fresh; gate [d] float32.
+    """rows * sigmoid(gate) of DimReg, Eq. (6.4), in place: rows [..., d] of any float dtype; gate [d] float32.
 
     In place, because on a CPU a second copy of the rows costs more than all the rest. The gate's gradient needs the
     product only: d/d alpha = (1 - phi) x sum of grad x (phi V).
@@ -62,200 +145,124 @@ class _Gated(nn.Module):
     """What the two gated modules share.
 
     Attributes:
-        gate: [d] float32, logits; a leaf that requires grad.
+        gate: the table's; modules that share a table share it, and the first of them saves it.
         counts: [rows] int32: how often each row was looked up on counted steps, by all ranks together; it stops at
             the largest int32.
         fresh: [rows] int32: the lookups of this rank in the step under way; no buffer, since ranks differ in it.
         counting: whether this step is counted.
     """
 
-    gate: Tensor
+    gate: Gate
     counts: Tensor
     fresh: Tensor
     counting: bool
 
-    def _gated(self, rows: Tensor, ids: Tensor) -> Tensor:
+    def _count(self, ids: Tensor) -> None:
         if self.counting and self.training:
             flat = ids.detach().reshape(-1)
             self.fresh.index_add_(0, flat, self.fresh.new_ones(()).expand(flat.shape))
-        return _Scale.apply(rows, self.gate)  # type: ignore[no-any-return]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        gate = self.gate.detach()
-        del self.gate  # a leaf in float32 it stays, whatever dtype the model is moved to
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.fresh = fn(self.fresh)
-        self.register_buffer("gate", gate.to(fn(gate).device).requires_grad_())
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        old = state_dict.pop(f"{prefix}gate", None)  # release 0.1 kept the logits of DimReg there, in each module
+        if old is not None and "gate" in self._modules:
+            state_dict.setdefault(f"{prefix}gate.logits", old)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        if not self.gate.requires_grad:  # load_state_dict(assign=True) puts the file's tensor in its place
-            self.gate = self.gate.detach().float().requires_grad_()
 
 
 class GatedEmbedding(_Gated, nn.Embedding):
-    """`nn.Embedding` whose looked-up rows are multiplied by sigmoid(``gate``); made by `install`."""
+    """`nn.Embedding` whose looked-up rows go through ``gate``; made by `install`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._gated(nn.Embedding.forward(self, input), input)
+        self._count(input)
+        rows = nn.Embedding.forward(self, input)
+        return self.gate(rows, input)  # type: ignore[no-any-return]
 
 
 class GatedEmbeddingBag(_Gated, nn.EmbeddingBag):
-    """`nn.EmbeddingBag` whose pooled rows are multiplied by sigmoid(``gate``); made by `install`.
-
-    Gates are positive and the same for every row, so scaling after the pooling (sum, mean, max) is exact.
-    """
+    """`nn.EmbeddingBag` whose rows go through ``gate``, before pooling if it is ``per_row``, else after."""
 
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
-        return self._gated(nn.EmbeddingBag.forward(self, input, offsets, per_sample_weights), input)
+        self._count(input)
+        if not self.gate.per_row:
+            pooled = nn.EmbeddingBag.forward(self, input, offsets, per_sample_weights)
+            return self.gate(pooled, input)  # type: ignore[no-any-return]
+
+        def look_up(ids: Tensor) -> Tensor:
+            rows = F.embedding(ids, self.weight, padding_idx=self.padding_idx, sparse=self.sparse)
+            return self.gate(rows, ids)  # type: ignore[no-any-return]
+
+        return pool(self, look_up, input, offsets, per_sample_weights)
+
+
+def pool(
+    bag: nn.EmbeddingBag,
+    look_up: Callable[[Tensor], Tensor],
+    input: Tensor,
+    offsets: Tensor | None,
+    per_sample_weights: Tensor | None,
+) -> Tensor:
+    """What ``bag`` would return if its table held the rows that ``look_up`` gives.
+
+    Each distinct id is looked up once, so that whatever is done to rows is done before they are pooled.
+
+    Args:
+        bag: whose mode, padding and options count.
+        look_up: ids [u], distinct -> rows [u, d].
+        input: [B, N], or [N] with ``offsets``, as `nn.EmbeddingBag` takes it.
+        offsets: [B], or None.
+        per_sample_weights: of the shape of ``input``, or None.
+
+    Returns:
+        [B, d]
+    """
+    distinct, places = torch.unique(input, return_inverse=True)
+    padding = None
+    if bag.padding_idx is not None:
+        found = (distinct == bag.padding_idx).nonzero()
+        padding = int(found[0, 0]) if len(found) else None
+    return F.embedding_bag(
+        places,
+        look_up(distinct),
+        offsets,
+        scale_grad_by_freq=bag.scale_grad_by_freq,
+        mode=bag.mode,
+        per_sample_weights=per_sample_weights,
+        include_last_offset=bag.include_last_offset,
+        padding_idx=padding,
+    )
 
 
 _GATED: dict[type[nn.Module], type[_Gated]] = {nn.Embedding: GatedEmbedding, nn.EmbeddingBag: GatedEmbeddingBag}
 
 
-@dataclass
-class Table:
-    """One embedding table and its gate.
-
-    Attributes:
-        field: name in reports.
-        paths: every module path in the model at which the table is used.
-        modules: the distinct modules that look rows up in it (more than one if their weight is tied).
-    """
-
-    field: str
-    paths: list[str]
-    modules: list[Any]
-
-    @property
-    def weight(self) -> nn.Parameter:
-        """[rows, d]."""
-        return self.modules[0].weight  # type: ignore[no-any-return]
-
-    @property
-    def rows(self) -> int:
-        return self.weight.shape[0]
-
-    @property
-    def width(self) -> int:
-        return self.weight.shape[1]
-
-    @property
-    def dim_bytes(self) -> int:
-        """Bytes of one dimension: rows x element size."""
-        return self.rows * self.weight.element_size()
-
-    @property
-    def unfit(self) -> str:
-        """Why the table cannot be gated, in words; empty if it can."""
-        if self.rows == 0:
-            return "it has no rows, so there is nothing to prune"
-        if any(module.max_norm is not None for module in self.modules):
-            return "it has max_norm, which rescales rows by dimensions that the cut takes away; set max_norm=None"
-        return ""
-
-    def lookups(self) -> Tensor | None:
-        """[rows] float32: how often each row was looked up, by all ranks; None if nothing was counted.
-
-        The padding row counts 0: it is looked up most and never trained.
-        """
-        total = torch.stack([module.counts for module in self.modules]).sum(0, dtype=torch.float32)
-        if self.modules[0].padding_idx is not None:
-            total[self.modules[0].padding_idx] = 0
-        return total if bool(total.any()) else None
-
-    def merge_lookups(self) -> None:
-        """Add the step's lookups of all ranks to ``counts``: the same numbers on every rank, and in a checkpoint."""
-        for module in self.modules:
-            room = torch.iinfo(module.counts.dtype).max - module.counts
-            module.counts += torch.minimum(all_sum_(module.fresh), room)
-            module.fresh.zero_()
-
-
-def find_tables(model: nn.Module, tables: Mapping[str, str] | None = None) -> list[Table]:
-    """The embedding tables of ``model``, each once, however many modules or paths share it.
+def install(table: Table, gate: Gate) -> None:
+    """Gate ``table`` in place.
 
     Args:
-        model: anything with `nn.Embedding` or `nn.EmbeddingBag` inside.
-        tables: field name -> module path; None: every table with at least two dimensions and a row and without
-            ``max_norm``, named by its path.
-
-    Raises:
-        ValueError: no table, an unknown path, a table named twice, one without rows or with ``max_norm`` named.
-        TypeError: ``model`` is no model, or a named module no embedding or a subclass with a forward of its own.
+        table: of plain modules.
+        gate: moved to the table's device; all modules of the table share it.
     """
-    cure = "a model, an nn.Module (build it first, and load_state_dict into it where you have a state dict)"
-    check_type("model", model, nn.Module, cure)
-    found: dict[int, Table] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        if type(module) not in _GATED:
-            continue
-        table = found.setdefault(id(module.weight), Table(path, [], []))
-        table.paths.append(path)
-        if not any(module is known for known in table.modules):
-            table.modules.append(module)
-    if tables is None:
-        wide = [table for table in found.values() if table.width > 1]
-        fit = [table for table in wide if not table.unfit]
-        if not fit:
-            why = _gated_already(model) or "; ".join(f"{table.field!r}: {table.unfit}" for table in wide)
-            raise ValueError(
-                f"model={type(model).__name__}: must contain an nn.Embedding or nn.EmbeddingBag with at least two "
-                f"dimensions that can be gated; {why or 'it has none, so there is nothing to prune'}"
-            )
-        return fit
-    return _named(model, tables, list(found.values()))
-
-
-def _named(model: nn.Module, tables: Mapping[str, str], found: list[Table]) -> list[Table]:
-    """The tables that the user named, in their order."""
-    if not isinstance(tables, Mapping):
-        raise TypeError(
-            f"tables={tables!r}: must be a dict of field name -> module path, as {{'user': 'emb.user'}}, not a "
-            f"{type(tables).__name__}"
-        )
-    if not tables:
-        raise ValueError("tables={}: must name at least one table, or be None for all of them")
-    by_path = {path: table for table in found for path in table.paths}
-    modules = dict(model.named_modules(remove_duplicate=False))
-    chosen: dict[int, Table] = {}
-    for field, path in tables.items():
-        if path not in modules:
-            raise ValueError(
-                f"tables[{field!r}]={path!r}: no such module; the model's embeddings are {', '.join(by_path) or 'none'}"
-            )
-        if path not in by_path:
-            raise TypeError(
-                f"tables[{field!r}]={path!r}: must be an nn.Embedding or nn.EmbeddingBag, not a "
-                f"{type(modules[path]).__name__}; a subclass has a forward of its own, which gates would replace"
-            )
-        table = by_path[path]
-        if table.unfit:
-            raise ValueError(f"tables[{field!r}]={path!r}: must be a table that can be gated; {table.unfit}")
-        if id(table) in chosen:
-            raise ValueError(
-                f"tables: fields {chosen[id(table)].field!r} and {field!r} share one table ({path!r}), which has one "
-                "gate; name it once"
-            )
-        chosen[id(table)] = Table(field, table.paths, table.modules)
-    return list(chosen.values())
-
-
-def _gated_already(model: nn.Module) -> str:
-    gated = [path for path, module in model.named_modules() if isinstance(module, _Gated)]
-    return f"its tables ({', '.join(gated)}) are gated already, by another pruner" if gated else ""
-
-
-def install(table: Table, logits: Tensor) -> None:
-    """Gate ``table`` in place; ``logits`` [d] float32, phi = sigmoid(logits)."""
-    for module in table.modules:
+    gate.to(table.weight.device)
+    for number, module in enumerate(table.modules):
         device = module.weight.device
         module.__class__ = _GATED[type(module)]
         module.register_buffer("counts", torch.zeros(table.rows, dtype=torch.int32, device=device))
-        module.register_buffer("gate", logits.detach().clone().to(device).requires_grad_())
+        if number == 0:
+            module.gate = gate
+        else:
+            module.__dict__["gate"] = gate  # no submodule: it is saved once, by the first
         module.fresh = torch.zeros(table.rows, dtype=torch.int32, device=device)
         module.counting = False
+
+
+def gate_of(table: Table) -> Gate:
+    """The gate of a gated table."""
+    return table.modules[0].gate  # type: ignore[no-any-return]
 
 
 def remove(table: Table) -> None:

@@ -5,7 +5,7 @@ from torch import nn
 
 from examples.ctr_models import DeepFM
 from tamis.core.rng import torch_generator
-from tamis.pruners import DimReg, DimRegConfig
+from tamis.pruners import DNIS, DimReg, DimRegConfig, DNISConfig
 from tamis.samplers import WeightedSampler
 
 WEIGHTS = [0.0, *(0.2 + 0.1 * k for k in range(22)), 0.0]
@@ -62,6 +62,22 @@ def make_dimreg(use_num_items=False):
     model = ItemLoss(model) if use_num_items else model
     config = DimRegConfig(refresh_every=2, pair_share=0.3, warm_up=0.1, decide_by=0.5, closing=0.2, memory=0.5)
     return model, DimReg(model, keep=0.4, config=config), Clicks()
+
+
+def make_dnis(use_num_items=False):
+    """DeepFM, DNIS whose alpha moves between steps 3 and 9 of 12, 24 rows."""
+    model = make_deepfm()
+    model = ItemLoss(model) if use_num_items else model
+    config = DNISConfig(blocks=3, alpha_lr=0.05, warm_up=0.25, decide_by=0.75)
+    return model, DNIS(model, keep=0.4, config=config), Clicks()
+
+
+def make_dnis_values(use_num_items=False):
+    """The same with single values, cut at the end."""
+    model = make_deepfm()
+    model = ItemLoss(model) if use_num_items else model
+    config = DNISConfig(blocks=3, alpha_lr=0.05, warm_up=0.25, decide_by=1.0, structured=False)
+    return model, DNIS(model, size=0.5, config=config), Clicks()
 
 
 def make_weighted(seed=3):

@@ -34,7 +34,7 @@ def test_the_best_model_is_what_gets_cut(tmp_path):
     assert callback.plan is not None
     kept = callback.plan.kept["embeddings.user"]
     saved = load_file(f"{best}/model.safetensors")
-    phi = torch.sigmoid(saved["embeddings.user.gate"])
+    phi = torch.sigmoid(saved["embeddings.user.gate.logits"])
     torch.testing.assert_close(model.embeddings["user"].weight, (saved["embeddings.user.weight"] * phi)[:, kept])
     trainer.save_model(str(tmp_path / "out"))
     small = tamis.load_pruned(make_deepfm(), tmp_path / "out")

@@ -22,7 +22,7 @@ def test_the_cut_model_computes_what_the_gated_one_did(name: str) -> None:
     gated = model.eval()(**probe)["logits"].detach()
     gates = pruner.gates.split(8)
     zeroed = make(name)
-    plain = {key: value for key, value in model.state_dict().items() if not key.endswith((".gate", ".counts"))}
+    plain = {key: value for key, value in model.state_dict().items() if not key.endswith((".logits", ".counts"))}
     zeroed.load_state_dict(plain)
     with torch.no_grad():
         for table, gate in zip(zeroed.embeddings.values(), gates, strict=True):

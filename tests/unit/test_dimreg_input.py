@@ -111,7 +111,6 @@ def test_an_unknown_length() -> None:
     [
         ({"split": "median"}, "must be one of 'budget', 'mean'"),
         ({"temperature": 1.2}, r"temperature=1.2: must be finite and in \(-1, 1\)"),
-        ({"pair_temperature": 1.0}, "pair_temperature=1.0"),
         ({"strength": 0.0}, "strength=0.0"),
         ({"warm_up": 0.5, "decide_by": 0.4}, "decide_by=0.4"),
         ({"threshold": 0.5}, "threshold=0.5"),

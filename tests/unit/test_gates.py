@@ -9,13 +9,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from tamis.pruners import gates
+from tamis.pruners.tables import Table, find_tables
 
 LOGITS = torch.tensor([4.0, -3.0, 0.0, 1.0])
 
 
 def gated(module: nn.Module) -> nn.Module:
-    (table,) = gates.find_tables(nn.Sequential(module))
-    gates.install(table, LOGITS)
+    (table,) = find_tables(nn.Sequential(module))
+    gates.install(table, gates.ColumnGate(LOGITS))
     return module
 
 
@@ -30,7 +31,7 @@ def test_rows_are_scaled_and_both_gradients_are_those_of_the_plain_product() -> 
     head = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     (wanted * head).sum().backward()
     (found * head).sum().backward()
-    assert torch.allclose(module.gate.grad, alpha.grad, atol=1e-6)
+    assert torch.allclose(module.gate.logits.grad, alpha.grad, atol=1e-6)
     assert torch.allclose(module.weight.grad, plain.weight.grad, atol=1e-7)
     assert not module.weight.grad[2].any()
 
@@ -67,15 +68,15 @@ def test_it_is_still_the_same_module_with_the_same_weight_and_name() -> None:
     assert model[0] is module
     assert isinstance(module, nn.Embedding)
     assert module.weight is weight
-    assert set(model.state_dict()) == {"0.weight", "0.gate", "0.counts", "1.weight", "1.bias"}
+    assert set(model.state_dict()) == {"0.weight", "0.gate.logits", "0.counts", "1.weight", "1.bias"}
     assert [name for name, _ in model.named_parameters()] == ["0.weight", "1.weight", "1.bias"]
 
 
 def test_removing_gives_the_plain_module_back() -> None:
     module = nn.Embedding(10, 4)
     before = set(vars(module))
-    (table,) = gates.find_tables(nn.Sequential(module))
-    gates.install(table, LOGITS)
+    (table,) = find_tables(nn.Sequential(module))
+    gates.install(table, gates.ColumnGate(LOGITS))
     gates.remove(table)
     assert type(module) is nn.Embedding
     assert set(vars(module)) == before
@@ -85,7 +86,7 @@ def test_removing_gives_the_plain_module_back() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_move_keeps_the_gate_a_float32_leaf(dtype: torch.dtype) -> None:
     model = nn.Sequential(gated(nn.Embedding(10, 4))).to(dtype)
-    gate = model[0].gate
+    gate = model[0].gate.logits
     assert (gate.dtype, gate.is_leaf, gate.requires_grad) == (torch.float32, True, True)
     assert torch.equal(gate, LOGITS)
     rows = model(torch.tensor([3]))
@@ -98,36 +99,36 @@ def test_a_copy_has_a_gate_of_its_own() -> None:
     module = gated(nn.Embedding(10, 4))
     other = copy.deepcopy(module)
     other(torch.tensor([1])).sum().backward()
-    assert module.gate.grad is None
+    assert module.gate.logits.grad is None
     with torch.no_grad():
-        other.gate.zero_()
-    assert torch.equal(module.gate, LOGITS)
+        other.gate.logits.zero_()
+    assert torch.equal(module.gate.logits, LOGITS)
 
 
 def test_it_can_be_sent_to_another_process() -> None:
     module = gated(nn.Embedding(10, 4))
     other = ForkingPickler.loads(ForkingPickler.dumps(module))
     assert type(other) is gates.GatedEmbedding
-    assert torch.equal(other.gate, LOGITS)
-    assert other.gate.requires_grad
+    assert torch.equal(other.gate.logits, LOGITS)
+    assert other.gate.logits.requires_grad
 
 
 @pytest.mark.parametrize("assign", [False, True])
 def test_a_loaded_gate_still_learns(assign: bool) -> None:
     source, target = gated(nn.Embedding(10, 4)), gated(nn.Embedding(10, 4))
     with torch.no_grad():
-        source.gate.add_(1)
-    leaf = target.gate
+        source.gate.logits.add_(1)
+    leaf = target.gate.logits
     target.load_state_dict(source.state_dict(), assign=assign)
-    assert torch.equal(target.gate, LOGITS + 1)
-    assert target.gate.requires_grad
-    assert target.gate.is_leaf
-    assert (target.gate is leaf) != assign
+    assert torch.equal(target.gate.logits, LOGITS + 1)
+    assert target.gate.logits.requires_grad
+    assert target.gate.logits.is_leaf
+    assert (target.gate.logits is leaf) != assign
 
 
 def test_lookups_are_counted_only_when_told_and_only_in_training() -> None:
     module = gated(nn.Embedding(5, 4, padding_idx=0))
-    (table,) = [gates.Table("t", ["0"], [module])]
+    (table,) = [Table("t", ["0"], [module])]
     ids = torch.tensor([[1, 1], [0, 4]])
     module(ids)
     assert table.lookups() is None
@@ -144,7 +145,7 @@ def test_lookups_are_counted_only_when_told_and_only_in_training() -> None:
 def test_one_module_at_two_paths_is_one_table() -> None:
     shared = nn.Embedding(10, 4)
     model = nn.ModuleDict({"a": shared, "b": shared, "c": nn.Embedding(3, 4)})
-    first, second = gates.find_tables(model)
+    first, second = find_tables(model)
     assert (first.field, first.paths, len(first.modules)) == ("a", ["a", "b"], 1)
     assert second.field == "c"
 
@@ -152,30 +153,30 @@ def test_one_module_at_two_paths_is_one_table() -> None:
 def test_two_modules_with_one_weight_are_one_table() -> None:
     model = nn.ModuleDict({"a": nn.Embedding(10, 4), "b": nn.Embedding(10, 4)})
     model["b"].weight = model["a"].weight
-    (table,) = gates.find_tables(model)
+    (table,) = find_tables(model)
     assert table.modules == [model["a"], model["b"]]
 
 
 def test_tables_of_width_one_are_left_alone_unless_named() -> None:
     model = nn.ModuleDict({"wide": nn.Embedding(10, 4), "linear": nn.Embedding(10, 1)})
-    assert [table.field for table in gates.find_tables(model)] == ["wide"]
-    assert [table.field for table in gates.find_tables(model, {"x": "linear"})] == ["x"]
+    assert [table.field for table in find_tables(model)] == ["wide"]
+    assert [table.field for table in find_tables(model, {"x": "linear"})] == ["x"]
 
 
 def test_tables_without_rows_or_with_max_norm_are_left_alone() -> None:
     model = nn.ModuleDict({"a": nn.Embedding(0, 4), "b": nn.Embedding(9, 4, max_norm=1.0), "c": nn.Embedding(9, 4)})
-    assert [table.field for table in gates.find_tables(model)] == ["c"]
+    assert [table.field for table in find_tables(model)] == ["c"]
 
 
 def test_a_weight_that_one_module_of_two_renormalises_is_left_alone() -> None:
     model = nn.ModuleDict({"a": nn.Embedding(9, 4), "b": nn.Embedding(9, 4, max_norm=1.0), "c": nn.Embedding(9, 4)})
     model["b"].weight = model["a"].weight
-    assert [table.field for table in gates.find_tables(model)] == ["c"]
+    assert [table.field for table in find_tables(model)] == ["c"]
 
 
 def test_lookups_stop_at_the_largest_number_that_fits() -> None:
     module = gated(nn.Embedding(3, 4))
-    table = gates.Table("t", ["0"], [module])
+    table = Table("t", ["0"], [module])
     largest = torch.iinfo(torch.int32).max
     module.counts[1] = largest - 1
     module.counting = True
@@ -191,7 +192,7 @@ def test_the_gate_of_a_half_precision_table_hears_of_small_gradients(dtype: torc
     head = torch.full((1, 4), 2.0**-14, dtype=dtype)  # the product 2**-26 is 0 in float16
     (module(torch.tensor([1])) * head).sum().backward()
     slope = torch.sigmoid(LOGITS) * torch.sigmoid(-LOGITS)
-    assert torch.allclose(module.gate.grad, 2.0**-26 * slope, rtol=1e-2, atol=0)
+    assert torch.allclose(module.gate.logits.grad, 2.0**-26 * slope, rtol=1e-2, atol=0)
 
 
 class Doubled(nn.Embedding):
@@ -225,7 +226,7 @@ class Doubled(nn.Embedding):
 )
 def test_bad_input(model: nn.Module, tables: dict[str, str] | None, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        gates.find_tables(model, tables)
+        find_tables(model, tables)
 
 
 def test_changing_the_rows_in_place_is_refused_with_the_cure() -> None:
@@ -242,4 +243,4 @@ def test_a_frozen_table_still_trains_its_gate() -> None:
     weight = module.weight.clone()
     module(torch.tensor([1, 2])).sum().backward()
     slope = torch.sigmoid(LOGITS) * torch.sigmoid(-LOGITS)
-    assert torch.allclose(module.gate.grad, weight[1:3].sum(0) * slope, atol=1e-6)
+    assert torch.allclose(module.gate.logits.grad, weight[1:3].sum(0) * slope, atol=1e-6)

@@ -53,11 +53,11 @@ def test_wrong_values_are_refused(values, words):
 
 
 def test_another_label_set_is_refused():
-    assert policy().check(DataInfo(n=5, classes=CLASSES)) == ("classes",)
+    assert policy().check(data=DataInfo(n=5, classes=CLASSES)) == ("classes",)
     with pytest.raises(PolicyError, match="another order"):
-        policy().check(DataInfo(classes=("dog", "cat", "ship")))
+        policy().check(data=DataInfo(classes=("dog", "cat", "ship")))
     with pytest.raises(PolicyError, match="lacks"):
-        policy().check(DataInfo(classes=("cat", "dog", "truck")))
+        policy().check(data=DataInfo(classes=("cat", "dog", "truck")))
 
 
 def test_the_released_form_is_read_as_it_is(tmp_path):

@@ -35,7 +35,7 @@ def test_the_planted_labels_are_spared_what_harms_them():
     assert harm[1] > harm[2] + 0.03
     assert policy.shares()[:2, INVERT].max() < policy.shares()[2, INVERT]
     assert policy.search.budget == {"trials": 120, "sample_forwards": 60 * 121}
-    assert policy.check(tamis.DataInfo(classes=CLASSES)) == ("classes",)
+    assert policy.check(data=tamis.DataInfo(classes=CLASSES)) == ("classes",)
 
 
 def test_rewards_equal_the_slow_reference():

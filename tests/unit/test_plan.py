@@ -9,6 +9,7 @@ from torch import nn
 
 import tamis
 from tamis import PolicyError
+from tamis.policy import DataInfo
 from tamis.pruners import NarrowEmbedding, PruningPlan, cut
 from tamis.pruners.surgery.plan import BUFFER, TableCut
 from tests.unit.cut_tools import batch, index, random_model, zeroed
@@ -94,13 +95,13 @@ def test_apply_ties_what_was_tied_even_if_the_other_model_is_not():
 
 def test_check_names_the_first_mismatch_with_both_shapes():
     _, plan = cut_model()
-    assert plan.check(random_model("widedeep")) == (*KEPT, "mlp.0")
+    assert plan.check(model=random_model("widedeep")) == (*KEPT, "mlp.0")
     other = random_model("widedeep")
     other.embeddings["item"] = nn.Embedding(20, 16)
     with pytest.raises(
         PolicyError, match=r"'embeddings.item' has shape \[20, 16\] in this model, \[20, 8\] in the one"
     ):
-        plan.check(other)
+        plan.check(model=other)
     other = random_model("widedeep")
     other.mlp[0] = nn.Linear(40, 16)
     with pytest.raises(PolicyError, match=r"'mlp.0' has shape \[16, 40\] in this model, \[16, 32\] in the one"):
@@ -108,11 +109,16 @@ def test_check_names_the_first_mismatch_with_both_shapes():
     assert type(other.embeddings["user"]) is nn.Embedding
     assert other.embeddings["user"].weight.shape == (30, 8)
     with pytest.raises(PolicyError, match=r"no nn.Linear 'mlp.0'"):
-        plan.check(random_model("fm"))
+        plan.check(model=random_model("fm"))
     with pytest.raises(PolicyError, match=r"no embedding 'embeddings.user' \(it has none\).*shape \[30, 8\]"):
-        plan.check(nn.Linear(3, 3))
+        plan.check(model=nn.Linear(3, 3))
     with pytest.raises(PolicyError, match=r"\[30, 2\] in this model, \[30, 8\]"):
-        plan.check(cut_model()[0])
+        plan.check(model=cut_model()[0])
+    with pytest.warns(FutureWarning, match=r"write check\(model=x\)"):
+        assert plan.check(random_model("widedeep")) == (*KEPT, "mlp.0")
+    with pytest.raises(TypeError, match=r"model: must be an nn.Module, got int"):
+        plan.check(model=3)
+    assert dataclasses.replace(plan, data=DataInfo(n=5)).check(data=range(5)) == ("n",)
 
 
 def table(**changes):

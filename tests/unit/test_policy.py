@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import tamis
 from tamis import DataInfo, Policy, PolicyError, SearchInfo, register_policy
-from tamis.policy import base as policy_module
+from tamis.policy import registry as policy_module
 from tests.golden.toys import PlainPolicy, Range, ToyPolicy, plain, same, toy
 
 
@@ -244,19 +244,27 @@ class Sized:
 
 
 def test_check_compares_what_both_sides_know() -> None:
-    assert toy().check(Sized(10, ["cat", "dog"])) == ("classes", "n")
-    assert toy().check(DataInfo(fingerprint="sha256:00")) == ("fingerprint",)
-    assert dataclasses.replace(toy(), data=None).check(Sized(3)) == ()
-    assert toy().check(iter(())) == ()
+    assert toy().check(data=Sized(10, ["cat", "dog"])) == ("classes", "n")
+    assert toy().check(data=DataInfo(fingerprint="sha256:00")) == ("fingerprint",)
+    assert dataclasses.replace(toy(), data=None).check(data=Sized(3)) == ()
+    assert toy().check(data=iter(())) == ()
+
+
+def test_check_without_a_keyword_goes_on_working_and_says_what_to_write() -> None:
+    with pytest.warns(FutureWarning, match=r"write check\(data=x\)") as caught:
+        assert toy().check(Sized(10)) == ("n",)
+    assert caught[0].filename == __file__
+    with pytest.raises(TypeError, match=r"write check\(data=...\)"):
+        toy().check()
 
 
 def test_check_reads_class_labels_of_the_datasets_library() -> None:
     datasets = pytest.importorskip("datasets")
     features = datasets.Features({"x": datasets.Value("int64"), "y": datasets.ClassLabel(names=["cat", "dog"])})
     rows = datasets.Dataset.from_dict({"x": range(10), "y": [0, 1] * 5}, features=features)
-    assert toy().check(rows) == ("classes", "n")
+    assert toy().check(data=rows) == ("classes", "n")
     with pytest.raises(PolicyError, match="n=4: the policy was searched on n=10"):
-        toy().check(rows.select(range(4)))
+        toy().check(data=rows.select(range(4)))
 
 
 @pytest.mark.parametrize(
@@ -270,7 +278,7 @@ def test_check_reads_class_labels_of_the_datasets_library() -> None:
 )
 def test_check_names_what_differs(found: DataInfo, message: str) -> None:
     with pytest.raises(PolicyError, match=message):
-        toy().check(found)
+        toy().check(data=found)
 
 
 def test_data_info_refuses_nonsense() -> None:

@@ -24,7 +24,7 @@ import pytest
 
 import tamis
 from tamis import PolicyError
-from tamis.policy import base as policy_module
+from tamis.policy import registry as policy_module
 from tamis.policy.io import _own_digest
 from tests.golden.toys import ToyPolicy, plain, same, toy
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import tamis
-from tamis.policy import base as policy_module
+from tamis.policy import registry as policy_module
 from tests.golden.toys import plain, same, toy
 
 GOLDEN = Path(__file__).parents[1] / "golden"

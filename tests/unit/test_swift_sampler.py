@@ -78,7 +78,7 @@ def test_a_damaged_policy_is_refused():
     with pytest.raises(ValueError, match="as many as coefficients"):
         dataclasses.replace(policy, names=("loss",))
     with pytest.raises(PolicyError):
-        policy.check(core.DataInfo(n=61))
+        policy.check(data=core.DataInfo(n=61))
 
 
 def test_missing_and_unfit_columns_are_refused():

@@ -14,8 +14,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 __all__ = [
-    "adam_step",
-    "budget_at",
     "given_gradient",
     "kept_share",
     "mirror_step",
@@ -25,19 +23,28 @@ __all__ = [
     "polarisation_grad",
     "redundancy_discount",
     "spectral_score",
-    "split_by_budget",
     "split_polarisation",
     "split_polarisation_grad",
 ]
 
 
 def polarisation(phi: Tensor, temperature: float) -> Tensor:
-    """R(phi) = sum of t |phi| - |phi - mean(phi)|, Eq. (6.6); a scalar. phi: [n], in (0, 1)."""
+    """R(phi) = sum of t |phi| - |phi - mean(phi)|, Eq. (6.6); a scalar.
+
+    Args:
+        phi: [n], in (0, 1).
+        temperature: t.
+    """
     return temperature * phi.abs().sum() - (phi - phi.mean()).abs().sum()
 
 
 def polarisation_grad(phi: Tensor, temperature: float) -> Tensor:
-    """Derivative by phi of Eq. (6.6), [n], the mean's own included: t - sgn(phi - mean) + mean of the sgn."""
+    """Derivative by phi of Eq. (6.6), [n], the mean's own included: t - sgn(phi - mean) + mean of the sgn.
+
+    Args:
+        phi: [n], in (0, 1).
+        temperature: t.
+    """
     side = torch.sign(phi - phi.mean())
     return temperature - side + side.mean()
 
@@ -54,13 +61,22 @@ def split_polarisation(phi: Tensor, keep: Tensor, temperature: float) -> Tensor:
     """Eq. (6.6) with a given split in place of the mean: sum of t phi - phi (kept) + phi (not kept), a scalar.
 
     It is |phi - m| with the constants dropped, where m lies between the gates to keep and the others.
-    phi: [n]; keep: [n] bool.
+
+    Args:
+        phi: [n], in (0, 1).
+        keep: [n] bool.
+        temperature: t, in (-1, 1).
     """
     return (phi * split_polarisation_grad(keep, temperature)).sum()
 
 
 def split_polarisation_grad(keep: Tensor, temperature: float) -> Tensor:
-    """Derivative by phi of `split_polarisation`, [n]: t - 1 where kept (pushed up), t + 1 elsewhere (pushed down)."""
+    """Derivative by phi of `split_polarisation`, [n]: t - 1 where kept (pushed up), t + 1 elsewhere (pushed down).
+
+    Args:
+        keep: [n] bool.
+        temperature: t, in (-1, 1).
+    """
     return temperature + 1.0 - 2.0 * keep.to(torch.float32)
 
 
@@ -68,7 +84,11 @@ def pair_polarisation(phi: Tensor, pairs: Tensor, temperature: float) -> Tensor:
     """Average over redundant pairs of R({phi_j, phi_k}), Eqs. (6.6) and (6.11); a scalar, 0 without pairs.
 
     For two gates, R = t (a + b) - |a - b|: one of them is kept only for t in (-1, 1).
-    pairs: [2, p] int64, positions in phi.
+
+    Args:
+        phi: [n], in (0, 1).
+        pairs: [2, p] int64, positions in phi.
+        temperature: t.
     """
     if pairs.shape[1] == 0:
         return phi.new_zeros(())
@@ -77,7 +97,13 @@ def pair_polarisation(phi: Tensor, pairs: Tensor, temperature: float) -> Tensor:
 
 
 def pair_polarisation_with_grad(phi: Tensor, pairs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """`pair_polarisation` and its derivative by phi, [n], in closed form: a flat gather, a flat scatter, no graph."""
+    """`pair_polarisation` and its derivative by phi, [n], in closed form: a flat gather, a flat scatter, no graph.
+
+    Args:
+        phi: [n], in (0, 1).
+        pairs: [2, p] int64, positions in phi.
+        temperature: t.
+    """
     grad = torch.zeros_like(phi)
     count = pairs.shape[1]
     if count == 0:
@@ -89,41 +115,6 @@ def pair_polarisation_with_grad(phi: Tensor, pairs: Tensor, temperature: float) 
     side = difference.sign_()
     grad.scatter_add_(0, flat, torch.cat([temperature - side, temperature + side]))
     return value, grad.div_(count)
-
-
-def budget_at(progress: float, target: float, start: float, end: float) -> float:
-    """Share of the cost that may be open at ``progress``: 1 until ``start``, cubic down to ``target`` at ``end``.
-
-    The cubic schedule of Zhu and Gupta, "To prune, or not to prune", arXiv:1710.01878.
-    """
-    left = 1.0 - min(max((progress - start) / (end - start), 0.0), 1.0)
-    return target + (1.0 - target) * left**3
-
-
-def split_by_budget(score: Tensor, cost: Tensor, budget: float) -> Tensor:
-    """Which gates to keep: the highest score per cost first, as many as the budget holds.
-
-    A gate that does not fit any more is passed over, and cheaper ones behind it still get in.
-
-    Args:
-        score: [n], >= 0.
-        cost: [n], > 0, float64: what keeping the gate costs (1, or bytes).
-        budget: at most this much is kept, in units of ``cost``.
-
-    Returns:
-        [n] bool.
-    """
-    order = torch.argsort(score / cost, descending=True, stable=True)
-    keep = torch.zeros_like(score, dtype=torch.bool)
-    left = budget * (1 + 1e-9)
-    while order.numel():
-        order = order[cost[order] <= left]
-        fits = cost[order].cumsum(0) <= left
-        taken = order[fits]
-        keep[taken] = True
-        left -= float(cost[taken].sum())
-        order = order[~fits]
-    return keep
 
 
 def redundancy_discount(score: Tensor, pairs: Tensor, overlap: Tensor) -> Tensor:
@@ -177,14 +168,6 @@ def mirror_step(logits: Tensor, slope: Tensor, rate: float, low: float, high: fl
     return (logits - rate * slope.clamp(-1, 1)).clamp(low, high)
 
 
-def adam_step(logits: Tensor, grad: Tensor, moments: Tensor, step: int, rate: float) -> Tensor:
-    """One step of Adam (betas 0.9, 0.999; eps 1e-8) on the logits; ``moments`` [2, n] change in place; step >= 1."""
-    moments[0].lerp_(grad, 0.1)
-    moments[1].lerp_(grad.square(), 0.001)
-    first, second = moments[0] / (1 - 0.9**step), moments[1] / (1 - 0.999**step)
-    return logits - rate * first / (second.sqrt() + 1e-8)
-
-
 class _GivenGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, leaf: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
@@ -199,5 +182,11 @@ class _GivenGradient(torch.autograd.Function):
 
 
 def given_gradient(leaf: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-    """``value``, whose derivative with respect to ``leaf`` is ``gradient``: a closed form in place of a graph."""
+    """``value``, whose derivative with respect to ``leaf`` is ``gradient``: a closed form in place of a graph.
+
+    Args:
+        leaf: [n], requires grad.
+        value: a scalar.
+        gradient: [n].
+    """
     return _GivenGradient.apply(leaf, value, gradient)  # type: ignore[no-any-return]

@@ -1,104 +1,22 @@
-"""DimReg's cut: how far each gate still reaches, the cut of a gated model, and what it did to size and outputs."""
+"""Whether DimReg's gates say clearly what to cut: how far each still reaches, and how large what would go is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tamis.core.errors import NotPolarisedError
-from tamis.pruners.dimreg.config import DimRegConfig
-from tamis.pruners.gates import Table, install, remove
+from tamis.pruners.dimreg.config import DimRegConfig, ThesisConfig
 from tamis.pruners.stats import weighted_moments
-from tamis.pruners.surgery.cut import cut
-from tamis.pruners.surgery.plan import PruningPlan
-from tamis.pruners.surgery.trace import run_model
-from tamis.pruners.surgery.transplant import narrow_parameter, unwrap_optimizers
+from tamis.pruners.surgery.gated import refuse_not_finite
+from tamis.pruners.tables import Table
 
-__all__ = [
-    "DimRegReport",
-    "FieldReport",
-    "column_peaks",
-    "cut_gated",
-    "gate_reach",
-    "refuse_unsettled",
-    "removed_and_kept",
-]
+__all__ = ["gate_reach", "refuse_unsettled", "removed_and_kept"]
 
 HALF_OPEN_ALLOWED = 0.01
 REMOVED_ALLOWED = 10.0  # thresholds: with 0.001, a value that is cut may be 1 % of the largest that stays
-
-
-@dataclass(frozen=True)
-class FieldReport:
-    """One table: its dimensions and bytes before and after the cut."""
-
-    field: str
-    rows: int
-    dims: int
-    kept: int
-    bytes_before: int
-    bytes_after: int
-
-
-@dataclass(frozen=True)
-class DimRegReport:
-    """The cut in figures; ``str(report)`` is a table.
-
-    Attributes:
-        fields: one entry per table.
-        keep_share: share of all (table, dimension) pairs that are left.
-        largest_removed: largest |phi x V| that was cut: no number that the tables return changed by more.
-        output_change: largest |change of an output| on the example batch, against the gated model; None without one.
-    """
-
-    fields: tuple[FieldReport, ...]
-    keep_share: float
-    largest_removed: float
-    output_change: float | None
-
-    @property
-    def bytes_before(self) -> int:
-        return sum(field.bytes_before for field in self.fields)
-
-    @property
-    def bytes_after(self) -> int:
-        return sum(field.bytes_after for field in self.fields)
-
-    def __str__(self) -> str:
-        width = max(len(field.field) for field in self.fields) + 2
-        lines = [f"{'field':<{width}}{'rows':>12}{'kept dims':>12}{'bytes before':>16}{'bytes after':>16}"]
-        for f in self.fields:
-            kept = f"{f.kept}/{f.dims}"
-            lines.append(f"{f.field:<{width}}{f.rows:>12,}{kept:>12}{f.bytes_before:>16,}{f.bytes_after:>16,}")
-        share = self.bytes_after / self.bytes_before
-        lines.append(f"{'all':<{width}}{'':>12}{self.keep_share:>12.1%}{self.bytes_before:>16,}{self.bytes_after:>16,}")
-        lines.append(f"{share:.1%} of the bytes left; largest embedding value removed: {self.largest_removed:.2g}")
-        if self.output_change is not None:
-            lines.append(f"largest change of an output at the cut, on the example batch: {self.output_change:.2g}")
-        return "\n".join(lines)
-
-
-def column_peaks(tables: Sequence[Table]) -> list[Tensor]:
-    """Largest |V| of every dimension over all rows, looked up or not; per table [d].
-
-    Raises:
-        FloatingPointError: a table holds NaN or infinity.
-    """
-    peaks = []
-    for table in tables:
-        low, high = torch.aminmax(table.weight.detach(), dim=0)
-        peak = torch.maximum(low.abs(), high.abs())
-        if not bool(torch.isfinite(peak).all()):
-            raise FloatingPointError(
-                f"DimReg.prune(): table {table.field!r} holds NaN or infinity, so nothing was cut; "
-                "repair its rows, or go back to a checkpoint from before"
-            )
-        peaks.append(peak)
-    return peaks
 
 
 def gate_reach(phi: Sequence[Tensor], tables: Sequence[Table]) -> Tensor:
@@ -121,7 +39,11 @@ def gate_reach(phi: Sequence[Tensor], tables: Sequence[Table]) -> Tensor:
 
 
 def refuse_unsettled(
-    phi: Sequence[Tensor], tables: Sequence[Table], spent: float, config: DimRegConfig, progress: str
+    phi: Sequence[Tensor],
+    tables: Sequence[Table],
+    spent: float | None,
+    config: DimRegConfig | ThesisConfig,
+    progress: str,
 ) -> None:
     """Raise `NotPolarisedError` if what to cut is not decided yet, or the cut would take away large values.
 
@@ -132,19 +54,19 @@ def refuse_unsettled(
     Args:
         phi: the gates, per table [d].
         tables: the tables, in the same order.
-        spent: what the open gates cost, in budgets.
+        spent: what the open gates cost, in budgets; None: there is no budget.
         config: the settings.
         progress: how far the training is, in words.
 
     Raises:
         FloatingPointError: a table holds NaN or infinity.
     """
-    peaks, reach, flat = column_peaks(tables), gate_reach(phi, tables), torch.cat(list(phi))
+    peaks, reach, flat = refuse_not_finite(tables), gate_reach(phi, tables), torch.cat(list(phi))
     half = int(((reach > config.threshold) & (flat < 0.5)).sum())
     if half > HALF_OPEN_ALLOWED * len(flat):
         what = f"{half} of {len(flat)} gates ({half / len(flat):.1%}) are half open, between threshold="
         what += f"{config.threshold:g} and 0.5; at most 1 % may be"
-    elif config.split == "budget" and spent > 1 + 1e-9:
+    elif spent is not None and spent > 1 + 1e-9:
         what = f"{int((flat >= 0.5).sum())} of {len(flat)} gates are open, the budget holds {spent:.2g} times less"
     else:
         removed, kept = removed_and_kept(phi, peaks)
@@ -157,7 +79,7 @@ def refuse_unsettled(
         what += f"{float(share[worst]):.2g} times the largest that stays, and at most {REMOVED_ALLOWED:g} x threshold="
         what += f"{config.threshold:g} may be"
     cure = "train longer, or raise gate_lr or strength"
-    if config.split == "budget":
+    if isinstance(config, DimRegConfig):
         cure = (
             f"train to the end (this is {progress}; with load_best_model_at_end the best model may be an early one), "
             f"or lower decide_by={config.decide_by:g} or closing={config.closing:g}"
@@ -172,7 +94,7 @@ def removed_and_kept(phi: Sequence[Tensor], peaks: Sequence[Tensor]) -> tuple[Te
 
     Args:
         phi: per table [d].
-        peaks: `column_peaks`, per table [d].
+        peaks: `refuse_not_finite`, per table [d].
 
     Returns:
         two float64 tensors, [tables].
@@ -183,59 +105,3 @@ def removed_and_kept(phi: Sequence[Tensor], peaks: Sequence[Tensor]) -> tuple[Te
         sides.append(torch.stack([(value * ~open_).amax(), (value * open_).amax()]))
     removed, kept = torch.stack(sides).cpu().unbind(1)
     return removed, kept
-
-
-def cut_gated(
-    model: nn.Module, tables: Sequence[Table], logits: Sequence[Tensor], *, example_inputs: Any, **options: Any
-) -> tuple[PruningPlan, DimRegReport]:
-    """Take the gates off, cut what phi < 0.5 closes, and fold phi into the columns that are left.
-
-    Args:
-        model: gated.
-        tables: its gated tables.
-        logits: per table [d].
-        example_inputs: for `cut`, and to compare the outputs with the gated model's.
-        options: for `cut`.
-
-    Raises:
-        FloatingPointError: a table holds NaN or infinity; nothing is changed.
-    """
-    phi = [torch.sigmoid(part) for part in logits]
-    kept = [(gate >= 0.5).nonzero()[:, 0] for gate in phi]
-    removed = float(removed_and_kept(phi, column_peaks(tables))[0].max())
-    before = None if example_inputs is None else run_model(model, example_inputs)
-    lookups = [[module.counts for module in table.modules] for table in tables]
-    for table in tables:
-        remove(table)
-    named = {table.paths[0]: columns.cpu() for table, columns in zip(tables, kept, strict=True)}
-    try:
-        plan = cut(model, named, example_inputs=example_inputs, **options)
-    except BaseException:
-        for table, part, counts in zip(tables, logits, lookups, strict=True):
-            install(table, part)
-            for module, count in zip(table.modules, counts, strict=True):
-                module.counts = count
-        raise
-    for table, gate, columns in zip(tables, phi, kept, strict=True):
-        _fold(model, table, gate[columns], options.get("optimizer"))
-    fields = []
-    for table, gate, columns in zip(tables, phi, kept, strict=True):
-        size, left = plan.bytes_before(table.paths[0]), plan.bytes_after(table.paths[0])
-        fields.append(FieldReport(table.field, table.rows, len(gate), len(columns), size, left))
-    change = None
-    if before is not None:
-        after = run_model(model, example_inputs)
-        change = max((float((a - b).abs().max()) for a, b in zip(before, after, strict=True) if a.numel()), default=0.0)
-    return plan, DimRegReport(tuple(fields), plan.keep_share, removed, change)
-
-
-def _fold(model: nn.Module, table: Table, phi: Tensor, optimizer: Any) -> None:
-    """Multiply the columns that are left by their gates [k]; a tied output head keeps its own, ungated tensor."""
-    weight = table.weight
-    outside = (module for module in model.modules() if not any(module is mine for mine in table.modules))
-    if any(parameter is weight for module in outside for parameter in module._parameters.values()):
-        every = torch.arange(weight.shape[1], device=weight.device)
-        weight = narrow_parameter(weight, every, unwrap_optimizers(optimizer), keep_old=True)
-        for module in table.modules:
-            module.weight = weight
-    weight.mul_(phi.to(weight))

@@ -1,6 +1,6 @@
-"""The physical cut: tables lose columns, and the model computes what it computed with zeros in their place.
+"""The physical cut: tables lose columns, blocks or values; the model computes what it computed with zeros there.
 
-Three forms, of which `cut` chooses per table:
+Of a table whose every row keeps the same columns there are three forms, of which `cut` chooses:
 
 * ``columns``: the table becomes narrow, and the linear layers behind it lose the matching inputs. Smaller and faster.
 * ``scatter``: the table becomes a `NarrowEmbedding`, which puts zeros back on the way out. Exact
@@ -8,7 +8,8 @@ Three forms, of which `cut` chooses per table:
 * ``project``: as ``scatter``, but by a trainable matrix per table that starts as the same map (the paper's form).
 
 ``columns`` is chosen only where the user names the layers or where they are found with ``example_inputs`` and a run
-shows that the outputs stay the same (`trace`); everything else gets ``scatter``.
+shows that the outputs stay the same (`trace`); everything else gets ``scatter``. A `Selection` of blocks or of single
+values gets the form of that name, which puts zeros back too.
 
 Tables are what an embedding's weight is: modules that share one (tied embeddings) are cut together. Any other module
 that shares it (a tied output head) keeps the full tensor; `transformers` configs are then told that the head is no
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,33 +28,37 @@ from torch import Tensor, nn
 
 from tamis.core.distributed import is_distributed
 from tamis.core.errors import NoEffectWarning
-from tamis.pruners.gates import GatedEmbedding, GatedEmbeddingBag
-from tamis.pruners.surgery.narrow import embedding_modules, narrow_table, slice_linear, used_elsewhere
-from tamis.pruners.surgery.plan import BUFFER, PruningPlan, TableCut, check_index, finish_form
+from tamis.core.types import Batch, OptimizerLike
+from tamis.pruners.selection import Selection, as_selection
+from tamis.pruners.surgery.checks import check_model, check_optimizers, group_tables
+from tamis.pruners.surgery.narrow import embedding_modules
+from tamis.pruners.surgery.perform import finish, narrow_tables
+from tamis.pruners.surgery.plan import PruningPlan, TableCut, selection_fields
 from tamis.pruners.surgery.trace import Sources, choose_columns, left_columns, named_sources, trace_sources
-from tamis.pruners.surgery.transplant import check_state, narrow_columns, unwrap_optimizers
+from tamis.pruners.surgery.transplant import unwrap_optimizers
 
-__all__ = ["cut"]
+__all__ = ["Cut", "cut", "prepare_cut"]
 
 
 def cut(
     model: nn.Module,
-    kept: Mapping[str, Tensor],
+    kept: Mapping[str, Tensor | Selection],
     *,
     consumers: Mapping[str, list[str | int]] | None = None,
-    example_inputs: Any = None,
-    optimizer: Any = None,
+    example_inputs: Batch | None = None,
+    optimizer: OptimizerLike | None = None,
     project: bool = False,
 ) -> PruningPlan:
     """Make ``model`` physically smaller, in place.
 
-    Afterwards it computes what it computed before with the cut columns set to zero. The plan is also stored inside
+    Afterwards it computes what it computed before with the cut values set to zero. The plan is also stored inside
     the model (a small buffer, ``tamis_plan``), so that `load_pruned` can read back whatever saved its weights.
 
     Args:
         model: any module with `nn.Embedding` or `nn.EmbeddingBag` tables. Not wrapped for data-parallel training:
             cut on every process with the same ``kept``, then wrap.
-        kept: module path of a table -> [k] int64, sorted: the columns to keep; k = 0 is allowed.
+        kept: module path of a table -> what remains of it: [k] int64, sorted, the columns (k = 0 is allowed), or a
+            `Selection` of blocks or values.
         consumers: path of an `nn.Linear` -> what it reads, in order: a table's path, or an int for that many other
             columns. For example ``{"mlp.0": ["embeddings.user", "embeddings.item", 13]}``. Without it the layers
             are found with ``example_inputs``.
@@ -73,43 +78,78 @@ def cut(
             shape, ``consumers`` that do not add up. Nothing is changed.
 
     Warns:
-        NoEffectWarning: every column of every table was kept.
+        NoEffectWarning: every value of every table was kept.
         UserWarning: ``example_inputs`` do not run, or contradict ``consumers``; those tables got ``scatter``.
     """
-    config: Any = getattr(model, "config", None) if hasattr(model, "save_pretrained") else None
-    optimizers = unwrap_optimizers(optimizer)
-    groups, kept = _check(model, kept)
-    _check_optimizers(model, optimizers, groups, linears=consumers is not None or example_inputs is not None)
-    named = None if consumers is None else _named(model, groups, consumers)
-    tables = _describe(model, groups, kept, "project" if project else "scatter")
-    narrow = {path: groups[path] for path, table in tables.items() if table.form != "whole"}
-    for path, modules in narrow.items():
-        if used_elsewhere(model, modules) and getattr(config, "tie_word_embeddings", False):
-            config.tie_word_embeddings = False
-        narrow_table(model, modules, kept[path], optimizers)
-    if not narrow:
-        warnings.warn("cut: every column of every table is kept; nothing was cut", NoEffectWarning, stacklevel=2)
+    return prepare_cut(model, kept, consumers=consumers, optimizer=optimizer, project=project).run(example_inputs)
 
-    chosen, sources = _choose(model, narrow, named, kept, example_inputs)
-    left = {name: left_columns(source, kept, chosen) for name, source in sources.items()}
-    columns = {name: index for name, index in left.items() if len(index) < len(sources[name])}
-    for name, index in columns.items():
-        slice_linear(model.get_submodule(name), index, optimizers)
-    for path, modules in narrow.items():
-        if path in chosen:
+
+@dataclass
+class Cut:
+    """A cut that was checked and can be run.
+
+    Attributes:
+        model: to be cut in place.
+        groups: path -> the modules that share that table.
+        selections: path -> what remains.
+        tables: path -> the table before the cut and the form that it will have.
+        named: the layers that read the tables, if the user named them.
+        optimizers: whose state is cut too.
+    """
+
+    model: nn.Module
+    groups: dict[str, list[Any]]
+    selections: dict[str, Selection]
+    tables: dict[str, TableCut]
+    named: Sources | None
+    optimizers: list[torch.optim.Optimizer]
+
+    def run(self, example_inputs: Batch | None) -> PruningPlan:
+        """Cut the model; see `cut`."""
+        model, tables = self.model, self.tables
+        narrow = {path: self.groups[path] for path, table in tables.items() if table.form != "whole"}
+        config: Any = getattr(model, "config", None) if hasattr(model, "save_pretrained") else None
+        narrow_tables(model, narrow, self.selections, self.optimizers)
+        if not narrow:
+            warnings.warn("cut: every column of every table is kept; nothing was cut", NoEffectWarning, stacklevel=3)
+        readable = {path: modules for path, modules in narrow.items() if tables[path].form in ("scatter", "project")}
+        kept = {path: self.selections[path].parts[0].columns for path in readable}
+        chosen, sources = _choose(model, readable, self.named, kept, example_inputs)
+        for path in chosen:
             tables[path] = replace(tables[path], form="columns")
-        finish_form(modules, tables[path].form)
-        if tables[path].form == "project" and not modules[0].sparse:
-            _add_projection(optimizers, modules[0])
+        left = {name: left_columns(source, kept, chosen) for name, source in sources.items()}
+        columns = {name: index for name, index in left.items() if len(index) < len(sources[name])}
+        finish(model, narrow, {path: tables[path].form for path in narrow}, columns, self.optimizers)
+        widths = {name: len(sources[name]) for name in columns}
+        fields: Any = selection_fields(self.selections, tables)
+        plan = PruningPlan(tables=tables, consumers=widths, columns=columns, **fields)
+        plan.write_into(model)
+        if is_distributed():
+            model.register_forward_pre_hook(_refuse_stale_wrapper)
+        if config is not None:
+            config.tamis = {
+                path: {"kept": len(plan.kept[path]), "of": t.dim, "form": t.form} for path, t in tables.items()
+            }
+        return plan
 
-    widths = {name: len(sources[name]) for name in columns}
-    plan = PruningPlan(tables=tables, kept=kept, consumers=widths, columns=columns)
-    plan.write_into(model)
-    if is_distributed():
-        model.register_forward_pre_hook(_refuse_stale_wrapper)
-    if config is not None:
-        config.tamis = {path: {"kept": len(kept[path]), "of": t.dim, "form": t.form} for path, t in tables.items()}
-    return plan
+
+def prepare_cut(
+    model: nn.Module,
+    kept: Mapping[str, Tensor | Selection],
+    *,
+    consumers: Mapping[str, list[str | int]] | None = None,
+    optimizer: OptimizerLike | None = None,
+    project: bool = False,
+) -> Cut:
+    """Check everything that could go wrong in `cut`, whose arguments and errors these are; nothing is changed."""
+    optimizers = unwrap_optimizers(optimizer)
+    check_model(model)
+    selections = {path: as_selection(f"kept[{path!r}]", what) for path, what in kept.items()}
+    groups, selections = group_tables(model, selections)
+    check_optimizers(model, optimizers, groups, selections)
+    named = None if consumers is None else _named(model, groups, consumers)
+    tables = _describe(model, groups, selections, "project" if project else "scatter")
+    return Cut(model, groups, selections, tables, named, optimizers)
 
 
 def _refuse_stale_wrapper(model: nn.Module, args: Any) -> None:
@@ -129,68 +169,6 @@ def _refuse_stale_wrapper(model: nn.Module, args: Any) -> None:
         )
 
 
-def _check(model: nn.Module, kept: Mapping[str, Tensor]) -> tuple[dict[str, list[Any]], dict[str, Tensor]]:
-    """Everything that could go wrong, before anything is changed.
-
-    Returns:
-        path -> the modules that share that table, and path -> kept columns on the CPU; tables named twice, once.
-    """
-    for path, module in model.named_modules():
-        if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            raise ValueError(
-                f"model: {path or 'it'} is wrapped in {type(module).__name__}, which would go on training the old "
-                "tensors while the processes drift apart; cut the module inside (model.module) on every process "
-                "and wrap it again"
-            )
-        if type(module).__name__.startswith(("FullySharded", "FSDP")):
-            raise ValueError(f"model: {path or 'it'} is sharded ({type(module).__name__}); cut before sharding")
-        if BUFFER in module._buffers:
-            raise ValueError(f"model: {path or 'it'} is cut already; cut the unpruned model, or read its tamis_plan")
-    embeddings = embedding_modules(model)
-    if not kept:
-        raise ValueError(f"kept={{}}: must name at least one table; the model has {', '.join(embeddings) or 'none'}")
-    groups: dict[str, list[Any]] = {}
-    indices: dict[str, Tensor] = {}
-    owners: dict[int, str] = {}
-    for path, index in kept.items():
-        if path not in embeddings or not path:
-            raise TypeError(
-                f"kept[{path!r}]: must be the path of an nn.Embedding or nn.EmbeddingBag inside the model; "
-                f"it has {', '.join(embeddings) or 'none'}"
-            )
-        if isinstance(embeddings[path], (GatedEmbedding, GatedEmbeddingBag)):
-            raise ValueError(
-                f"model: its table {path!r} is still gated by a pruner; take a fresh model, or cut with pruner.prune()"
-            )
-        if nn.utils.parametrize.is_parametrized(embeddings[path]):
-            raise TypeError(
-                f"kept[{path!r}]: is parametrised; call torch.nn.utils.parametrize.remove_parametrizations first"
-            )
-        weight = embeddings[path].weight
-        check_index(f"kept[{path!r}]", index, weight.shape[1])
-        owner = owners.setdefault(id(weight), path)
-        if owner != path:
-            if not torch.equal(indices[owner], index.detach().cpu()):
-                raise ValueError(f"kept[{path!r}]: shares its table with {owner!r}; both must keep the same columns")
-            continue
-        indices[path] = index.detach().cpu().clone()
-        distinct = {id(module): module for module in embeddings.values() if module.weight is weight}
-        groups[path] = sorted(distinct.values(), key=lambda module: module is not embeddings[path])
-        for module in groups[path]:
-            _check_forward(path, module, indices[path])
-    return groups, indices
-
-
-def _check_optimizers(
-    model: nn.Module, optimizers: list[torch.optim.Optimizer], groups: dict[str, list[Any]], *, linears: bool
-) -> None:
-    """`check_state` for every weight that may lose columns."""
-    weights = [modules[0].weight for modules in groups.values()]
-    if linears:
-        weights += [module.weight for module in model.modules() if type(module) is nn.Linear]
-    check_state(optimizers, weights)
-
-
 def _named(model: nn.Module, groups: dict[str, list[Any]], consumers: Mapping[str, list[str | int]]) -> Sources:
     """`named_sources`, with every table under the path that ``groups`` has it under."""
     embeddings = embedding_modules(model)
@@ -204,50 +182,23 @@ def _named(model: nn.Module, groups: dict[str, list[Any]], consumers: Mapping[st
 
 
 def _describe(
-    model: nn.Module, groups: dict[str, list[Any]], kept: Mapping[str, Tensor], form: str
+    model: nn.Module, groups: dict[str, list[Any]], selections: Mapping[str, Selection], form: str
 ) -> dict[str, TableCut]:
     """The tables as they are; ``form`` for those that lose columns."""
     paths = {id(module): path for path, module in reversed(embedding_modules(model).items())}
     tables = {}
     for path, modules in groups.items():
         rows, dim = modules[0].weight.shape
+        found = selections[path].form
+        whole = selections[path].is_whole(rows, dim)
         tables[path] = TableCut(
             rows=rows,
             dim=dim,
             itemsize=modules[0].weight.element_size(),
-            form="whole" if len(kept[path]) == dim else form,
+            form="whole" if whole else form if found == "columns" else found,
             tied=tuple(paths[id(module)] for module in modules[1:]),
         )
     return tables
-
-
-def _check_forward(path: str, module: Any, kept: Tensor) -> None:
-    """A subclass with a forward of its own must give the kept columns of its rows when its table is narrow.
-
-    Raises:
-        TypeError: it does not, or it cannot be tried.
-    """
-    if type(module).forward in (nn.Embedding.forward, nn.EmbeddingBag.forward):
-        return
-    cause: Exception | None = None
-    ids = torch.arange(min(len(module.weight), 64), device=module.weight.device)
-    ids = ids[:, None] if isinstance(module, nn.EmbeddingBag) else ids
-    weight, flag = module.weight, module.training
-    try:
-        with torch.no_grad():
-            wide = module.eval()(ids)
-            module.weight, module.embedding_dim = nn.Parameter(narrow_columns(weight, kept)), len(kept)
-            if torch.equal(module(ids), narrow_columns(wide, kept)):
-                return
-    except Exception as error:  # somebody else's forward
-        cause = error
-    finally:
-        module.weight, module.embedding_dim = weight, weight.shape[1]
-        module.train(flag)
-    raise TypeError(
-        f"kept[{path!r}]: a {type(module).__name__}, which has a forward of its own that gives other numbers on a "
-        "narrow table; fold it into the weight first"
-    ) from cause
 
 
 def _choose(
@@ -255,7 +206,7 @@ def _choose(
     narrow: dict[str, list[Any]],
     named: Sources | None,
     kept: Mapping[str, Tensor],
-    example_inputs: Any,
+    example_inputs: Batch | None,
 ) -> tuple[set[str], Sources]:
     """The tables to cut by columns, and the linear layers that read them."""
     if example_inputs is None or not narrow:
@@ -268,7 +219,7 @@ def _choose(
         warnings.warn(
             f"example_inputs: the model does not run on them ({type(error).__name__}: {error}); no linear layer was "
             "cut, the tables keep their output width",
-            stacklevel=3,
+            stacklevel=4,
         )
         return set(), {}
     if named is not None:
@@ -277,14 +228,6 @@ def _choose(
             warnings.warn(
                 f"consumers: on example_inputs the outputs change if {', '.join(sorted(refused))} lose columns (the "
                 "table is read elsewhere too, or the order is another); they keep their output width",
-                stacklevel=3,
+                stacklevel=4,
             )
     return chosen, sources
-
-
-def _add_projection(optimizers: list[torch.optim.Optimizer], table: Any) -> None:
-    """A new trainable matrix goes to the group of its table."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            if any(parameter is table.weight for parameter in group["params"]):
-                group["params"].append(table.projection)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tamis.core.errors import PolicyError
+from tamis.core.types import PathOrStr
 from tamis.pruners.surgery.plan import BUFFER, PruningPlan
 
 __all__ = ["load_pruned"]
@@ -25,7 +25,7 @@ _NEVER = (
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def load_pruned(model: Any, path: str | os.PathLike[str]) -> Any:
+def load_pruned(model: nn.Module | type, path: PathOrStr) -> Any:
     """A model that `cut` made smaller, from where ``trainer.save_model``, ``save_pretrained`` or `save_file` put it.
 
     Args:
@@ -69,7 +69,7 @@ def load_pruned(model: Any, path: str | os.PathLike[str]) -> Any:
     return network
 
 
-def _check_model(model: Any) -> None:
+def _check_model(model: nn.Module | type) -> None:
     if isinstance(model, type):
         if hasattr(model, "from_config") or hasattr(model, "config_class"):
             return
@@ -130,6 +130,9 @@ def _fill(model: nn.Module, files: list[Path]) -> None:
     filled: set[int] = set()
     for name, tensor in _read(files):
         target = own.get(name)
+        if target is not None and name.rpartition(".")[2] == BUFFER:  # the plan was read and written anew
+            filled.add(id(target))
+            continue
         if target is None:
             raise PolicyError(f"{files[0].parent}: holds {name!r}, which the model (cut by its plan) does not have")
         if target.shape != tensor.shape:

@@ -24,8 +24,11 @@ __all__ = [
     "return_narrow",
     "return_wide",
     "slice_linear",
+    "untie",
     "used_elsewhere",
 ]
+
+Embedding = nn.Embedding | nn.EmbeddingBag
 
 
 class _Narrow(nn.Module):
@@ -79,46 +82,87 @@ def embedding_modules(model: nn.Module) -> dict[str, nn.Embedding | nn.Embedding
     return {path: module for path, module in paths if isinstance(module, (nn.Embedding, nn.EmbeddingBag))}
 
 
-def used_elsewhere(model: nn.Module, modules: Sequence[Any]) -> bool:
-    """True if a module other than ``modules``, which share a table, has the table as a parameter too (a tied head)."""
+def used_elsewhere(model: nn.Module, modules: Sequence[nn.Module]) -> bool:
+    """True if a module other than ``modules``, which share a table, has the table as a parameter too (a tied head).
+
+    Args:
+        model: holds them all.
+        modules: embedding modules with one weight.
+    """
     others = (module for module in model.modules() if not any(module is mine for mine in modules))
     return any(p is modules[0].weight for other in others for p in other._parameters.values())
 
 
+def untie(model: nn.Module, modules: Sequence[nn.Module]) -> bool:
+    """Whether the table is used elsewhere; a `transformers` config is then told that the head is no longer tied.
+
+    Args:
+        model: holds them all.
+        modules: embedding modules with one weight, which is about to be replaced in them.
+    """
+    tied = used_elsewhere(model, modules)
+    config: Any = getattr(model, "config", None) if hasattr(model, "save_pretrained") else None
+    if tied and getattr(config, "tie_word_embeddings", False):
+        config.tie_word_embeddings = False
+    return tied
+
+
 def narrow_table(
-    model: nn.Module, modules: Sequence[Any], kept: Tensor, optimizers: Sequence[torch.optim.Optimizer] = ()
+    model: nn.Module, modules: Sequence[Embedding], kept: Tensor, optimizers: Sequence[torch.optim.Optimizer] = ()
 ) -> None:
     """Cut the table that ``modules`` share to its ``kept`` columns; they go on returning rows of the old width.
 
     A tensor that another module shares too stays as it is there.
+
+    Args:
+        model: holds the modules.
+        modules: embedding modules with one weight [n, d].
+        kept: [k] int64, sorted.
+        optimizers: whose state is cut with the weight.
     """
-    old, width = modules[0].weight, modules[0].weight.shape[1]
-    new = narrow_parameter(old, kept, optimizers, keep_old=used_elsewhere(model, modules))
+    old: Any = modules[0].weight
+    width = old.shape[1]
+    new = narrow_parameter(old, kept, optimizers, keep_old=untie(model, modules))
     for module in modules:
         module.weight = new
         return_wide(module, kept, width)
 
 
-def return_wide(module: Any, kept: Tensor, width: int) -> None:
-    """Make a narrow table return rows [..., width], zero except at ``kept``."""
+def return_wide(module: nn.Module, kept: Tensor, width: int) -> None:
+    """Make a narrow table return rows [..., width], zero except at ``kept``.
+
+    Args:
+        module: an embedding module with a weight [n, k].
+        kept: [k] int64, sorted.
+        width: d.
+    """
     plain = type(module)
     if plain not in _NARROW:  # somebody's subclass, which `cut` has tried
         kind = NarrowEmbedding if issubclass(plain, nn.Embedding) else NarrowEmbeddingBag
         _NARROW[plain] = type(f"Narrow{plain.__name__}", (kind, plain), {"plain_class": plain})
-    module.__class__ = _NARROW[plain]
-    module.embedding_dim = width
-    module.projection = None
-    module.register_buffer("kept", kept.to(module.weight.device), persistent=False)  # the plan is what is saved
+    narrow: Any = module
+    narrow.__class__ = _NARROW[plain]
+    narrow.embedding_dim = width
+    narrow.projection = None
+    narrow.register_buffer("kept", kept.to(narrow.weight.device), persistent=False)  # the plan is what is saved
 
 
-def return_narrow(module: Any) -> None:
+def return_narrow(module: nn.Module) -> None:
     """Undo `return_wide`: a plain narrow table."""
-    del module.kept, module.projection
-    module.embedding_dim = module.weight.shape[1]
-    module.__class__ = module.plain_class
+    narrow: Any = module
+    del narrow.kept, narrow.projection
+    narrow.embedding_dim = narrow.weight.shape[1]
+    narrow.__class__ = narrow.plain_class
 
 
-def slice_linear(linear: Any, columns: Tensor, optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:
-    """Cut an `nn.Linear` to the input ``columns`` [k] that are still fed."""
-    linear.weight = narrow_parameter(linear.weight, columns, optimizers)
-    linear.in_features = len(columns)
+def slice_linear(linear: nn.Module, columns: Tensor, optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:
+    """Cut an `nn.Linear` to the input ``columns`` that are still fed.
+
+    Args:
+        linear: the layer.
+        columns: [k] int64, sorted.
+        optimizers: whose state is cut with the weight.
+    """
+    layer: Any = linear
+    layer.weight = narrow_parameter(layer.weight, columns, optimizers)
+    layer.in_features = len(columns)

@@ -1,30 +1,34 @@
-"""`PruningPlan`: which columns of which tables were kept, and in which form; a policy, and a label on the model.
+"""`PruningPlan`: what remains of which tables, and in which form; a policy, and a label on the model.
 
 The plan travels in two ways: as a policy artefact of its own (`save`, `load_policy`), and inside the cut model, in
-a buffer of bytes called ``tamis_plan``, so that whatever saves the model's weights saves the plan with them.
+a buffer of bytes called ``tamis_plan``, so that whatever saves the model's weights saves the plan with them
+(`embedded`).
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tamis.core.checks import check_choice, check_int
 from tamis.core.errors import PolicyError
+from tamis.core.types import Figure
 from tamis.policy.base import Policy, register_policy
-from tamis.policy.spec import convert_fields
 from tamis.pruners.gates import GatedEmbedding, GatedEmbeddingBag
-from tamis.pruners.surgery.narrow import embedding_modules, narrow_table, return_narrow, slice_linear
+from tamis.pruners.selection import Part, Selection, check_index, union_of_columns
+from tamis.pruners.surgery import embedded
+from tamis.pruners.surgery.blocks import index_bytes
+from tamis.pruners.surgery.narrow import embedding_modules
+from tamis.pruners.surgery.perform import finish, narrow_tables
 
-__all__ = ["BUFFER", "FORMS", "PruningPlan", "TableCut"]
+__all__ = ["BUFFER", "FORMS", "PruningPlan", "TableCut", "selection_fields"]
 
 BUFFER = "tamis_plan"
-FORMS = ("whole", "columns", "scatter", "project")
+FORMS = ("whole", "columns", "scatter", "project", "blocks", "values")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +40,9 @@ class TableCut:
         dim: width before.
         itemsize: bytes of one number.
         form: ``whole`` (nothing cut), ``columns`` (narrow; the linear layers behind it lost the inputs), ``scatter``
-            (narrow inside, zeros put back on the way out) or ``project`` (as scatter, by a trainable matrix).
+            (narrow inside, zeros put back on the way out), ``project`` (as scatter, by a trainable matrix),
+            ``blocks`` (blocks of rows with columns of their own, zeros put back) or ``values`` (single values in the
+            CSR form, zeros put back).
         tied: paths of further embedding modules that share the table and were cut with it.
     """
 
@@ -54,15 +60,23 @@ class PruningPlan(Policy):
 
     Attributes:
         tables: module path -> the table before the cut and its form.
-        kept: module path -> [k] int64, sorted: the columns that are left.
+        kept: module path -> [k] int64, sorted: the columns of which anything is left.
         consumers: path of a linear layer that lost inputs -> its ``in_features`` before.
         columns: path of such a layer -> [k] int64, sorted: the inputs that are left.
+        parts: path of a table of form ``blocks`` -> [n] int16: the part of each row, -1 for none.
+        part_columns: path of such a table -> bool [P, d]: the columns that each part keeps.
+        masks: path of a table of form ``values`` -> bool [n, d]: the values that are left.
     """
+
+    schema: ClassVar[int] = 2  # 1 knew columns only
 
     tables: dict[str, TableCut]
     kept: dict[str, Tensor]
     consumers: dict[str, int]
     columns: dict[str, Tensor]
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    part_columns: dict[str, Tensor] = field(default_factory=dict)
+    masks: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, sizes, indices in (
@@ -77,6 +91,46 @@ class PruningPlan(Policy):
             check_choice(f"tables[{path!r}].form", table.form, FORMS)
             for attribute in ("rows", "dim", "itemsize"):
                 check_int(f"tables[{path!r}].{attribute}", getattr(table, attribute), low=1)
+        for name, form in (("parts", "blocks"), ("part_columns", "blocks"), ("masks", "values")):
+            wanted = {path for path, table in self.tables.items() if table.form == form}
+            if getattr(self, name).keys() != wanted:
+                found = sorted(getattr(self, name))
+                raise ValueError(
+                    f"{name}: must have an entry for each table of form {form!r}, {sorted(wanted)}, got {found}"
+                )
+        for path in (*self.parts, *self.masks):
+            table = self.tables[path]
+            if path in self.parts:
+                _check_parts(path, self.parts[path], self.part_columns[path], table)
+            self.selection(path).check(f"selection({path!r})", table.rows, table.dim)
+
+    @classmethod
+    def migrate(
+        cls, spec: dict[str, Any], tensors: dict[str, Tensor], schema: int
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Schema 1 had the same fields, but for those of blocks and values.
+
+        Args:
+            spec: the JSON values.
+            tensors: by field and path.
+            schema: of the file.
+        """
+        if schema != 1:
+            return super().migrate(spec, tensors, schema)
+        return spec, tensors
+
+    def selection(self, path: str) -> Selection:
+        """What remains of the table at ``path``."""
+        if path in self.masks:
+            return Selection(mask=self.masks[path])
+        if path in self.parts:
+            part, columns = self.parts[path], self.part_columns[path]
+            return Selection(
+                parts=tuple(
+                    Part((part == number).nonzero()[:, 0], kept.nonzero()[:, 0]) for number, kept in enumerate(columns)
+                )
+            )
+        return Selection.columns(self.kept[path])
 
     # ---- figures
 
@@ -86,15 +140,21 @@ class PruningPlan(Policy):
         return table.rows * table.dim * table.itemsize
 
     def bytes_after(self, path: str) -> int:
-        """Bytes of a table after the cut, with its projection matrix if it has one."""
-        table = self.tables[path]
-        extra = table.dim if table.form == "project" else 0
-        return (table.rows + extra) * len(self.kept[path]) * table.itemsize
+        """Bytes of a table after the cut, with its projection matrix or the index of its blocks or values."""
+        table, selection = self.tables[path], self.selection(path)
+        extra = table.dim * len(self.kept[path]) * table.itemsize if table.form == "project" else 0
+        return selection.values(table.rows) * table.itemsize + index_bytes(selection, table.rows, table.dim) + extra
 
     @property
     def keep_share(self) -> float:
-        """Share of (table, dimension) pairs that are left, in [0, 1]."""
-        return sum(len(index) for index in self.kept.values()) / sum(table.dim for table in self.tables.values())
+        """Share of (table, dimension) pairs that are left, in [0, 1]; one that some rows keep counts in part."""
+        left = sum(self.selection(path).values(table.rows) / table.rows for path, table in self.tables.items())
+        return left / sum(table.dim for table in self.tables.values())
+
+    @property
+    def byte_share(self) -> float:
+        """Share of the tables' bytes that are left, index included."""
+        return sum(map(self.bytes_after, self.tables)) / sum(map(self.bytes_before, self.tables))
 
     def summary(self) -> str:
         """A table: field, kept dimensions, form, bytes before and after."""
@@ -102,20 +162,28 @@ class PruningPlan(Policy):
         lines = [f"{'table':{width}}  {'kept':>11}  {'form':8}  {'bytes before':>14}  {'bytes after':>14}"]
         before = after = 0
         for path, table in self.tables.items():
-            kept, old, new = f"{len(self.kept[path])}/{table.dim}", self.bytes_before(path), self.bytes_after(path)
-            lines.append(f"{path:{width}}  {kept:>11}  {table.form:8}  {old:14,}  {new:14,}")
+            old, new = self.bytes_before(path), self.bytes_after(path)
+            lines.append(f"{path:{width}}  {self.kept_words(path):>11}  {table.form:8}  {old:14,}  {new:14,}")
             before, after = before + old, after + new
         lines.append(f"{'total':{width}}  {self.keep_share:>10.1%}   {'':8} {before:14,}  {after:14,}")
         for path, inputs in self.consumers.items():
             lines.append(f"{path}: {len(self.columns[path])} of {inputs} inputs left")
         return "\n".join(lines)
 
-    def draw(self, figure: Any) -> None:
-        """Bars: kept dimensions per table, before it the full width in grey."""
-        axes = figure.subplots()
+    def kept_words(self, path: str) -> str:
+        """``3/8`` dimensions, or ``2.4/8`` if the rows keep 2.4 on average."""
+        table = self.tables[path]
+        mean = self.selection(path).values(table.rows) / table.rows
+        return f"{mean:g}/{table.dim}" if mean == int(mean) else f"{mean:.1f}/{table.dim}"
+
+    def draw(self, figure: Figure) -> None:
+        """Bars: kept dimensions per table (the mean over its rows), before it the full width in grey."""
+        drawn: Any = figure
+        axes = drawn.subplots()
         names, places = list(self.tables), range(len(self.tables))
+        left = [self.selection(path).values(table.rows) / table.rows for path, table in self.tables.items()]
         axes.barh(places, [table.dim for table in self.tables.values()], color="0.9", label="before")
-        axes.barh(places, [len(self.kept[name]) for name in names], color="C0", label="kept")
+        axes.barh(places, left, color="C0", label="kept")
         axes.set_yticks(places, names)
         axes.invert_yaxis()
         axes.set(xlabel="dimensions", title=f"kept dimensions per table ({self.keep_share:.1%} in all)")
@@ -123,15 +191,29 @@ class PruningPlan(Policy):
 
     # ---- models
 
-    def check(self, model: nn.Module, /) -> tuple[str, ...]:
-        """Compare the plan with an unpruned ``model``.
+    def check(
+        self, subject: object = None, /, *, data: object = None, model: nn.Module | None = None
+    ) -> tuple[str, ...]:
+        """Compare the plan with an unpruned ``model``, or its search's data with ``data``.
+
+        Args:
+            subject: the old, positional spelling of ``model``.
+            data: as `Policy.check`.
+            model: of the shape that the plan was made for.
 
         Returns:
-            The paths that were compared: all tables and linear layers of the plan.
+            Of a model the paths that were compared: all tables and linear layers of the plan.
 
         Raises:
             PolicyError: the first one that is missing or has another shape; the message holds both shapes.
+            TypeError: nothing to check was given, or ``model`` is no `nn.Module`.
         """
+        if data is not None:
+            return super().check(data=data)
+        given = self._keyword("model", subject, model)
+        if not isinstance(given, nn.Module):
+            raise TypeError(f"model: must be an nn.Module, got {type(given).__name__}")
+        model = given
         found = embedding_modules(model)
         for path, table in self.tables.items():
             for alias in (path, *table.tied):
@@ -161,81 +243,86 @@ class PruningPlan(Policy):
         Raises:
             PolicyError: the model is not of that shape; nothing is changed.
         """
-        self.check(model)
-        for path, table in self.tables.items():
-            if table.form == "whole":
-                continue
-            modules = [model.get_submodule(name) for name in (path, *table.tied)]
-            narrow_table(model, modules, self.kept[path])
-            finish_form(modules, table.form)
-        for path, columns in self.columns.items():
-            slice_linear(model.get_submodule(path), columns)
+        self.check(model=model)
+        groups: dict[str, list[Any]] = {
+            path: [model.get_submodule(name) for name in (path, *table.tied)]
+            for path, table in self.tables.items()
+            if table.form != "whole"
+        }
+        narrow_tables(model, groups, {path: self.selection(path) for path in groups})
+        finish(model, groups, {path: self.tables[path].form for path in groups}, self.columns)
         self.write_into(model)
 
     def write_into(self, model: nn.Module) -> None:
         """Put the plan into ``model`` as a buffer of bytes, which is saved with its weights."""
         spec = {name: getattr(self, name) for name in self._spec_hints()}
-        document = {
-            "schema": self.schema,
-            "spec": convert_fields(spec, self._spec_hints(), "spec", loading=False),
-            "kept": {path: index.tolist() for path, index in self.kept.items()},
-            "columns": {path: index.tolist() for path, index in self.columns.items()},
-        }
-        raw = np.frombuffer(json.dumps(document).encode(), dtype=np.uint8).copy()
+        raw = embedded.to_bytes(self.schema, spec, self._spec_hints(), self._indices())
         device = next((p.device for p in model.parameters()), None)
-        model.register_buffer(BUFFER, torch.from_numpy(raw).to(device))
+        model.register_buffer(BUFFER, raw.to(device))
+
+    def _indices(self) -> dict[str, Mapping[str, Tensor]]:
+        return {name: getattr(self, name) for name in ("kept", "columns", "parts", "part_columns", "masks")}
 
     @classmethod
     def read_from(cls, buffer: Tensor) -> PruningPlan:
-        """The plan that `write_into` put into a buffer.
+        """The plan that `write_into` put into a buffer, by this release or an earlier one.
 
         Raises:
             PolicyError: the bytes are not a plan.
         """
         try:
-            if buffer.dtype != torch.uint8:
-                raise TypeError(f"dtype={buffer.dtype}: must be torch.uint8")
-            document = json.loads(buffer.cpu().numpy().tobytes())
-            if document["schema"] != cls.schema:
-                raise ValueError(f"schema={document['schema']}: this release of tamis reads {cls.schema}")
-            spec = convert_fields(document["spec"], cls._spec_hints(), "spec", loading=True)
-            for name in ("kept", "columns"):
-                indices = document[name].items()
-                spec[name] = {path: torch.tensor(index, dtype=torch.int64) for path, index in indices}
-            return cls(**spec)
+            return cls(**embedded.from_bytes(buffer, cls.schema, cls._spec_hints()))
         except Exception as error:  # bytes from a file: they can be wrong in any way
             raise PolicyError(f"{BUFFER}: the model's pruning plan cannot be read ({error})") from error
 
 
-def finish_form(modules: list[Any], form: str) -> None:
-    """From the scatter form, in which a table is after `narrow_table`, to its final ``form``."""
-    for module in modules:
-        if form == "columns":
-            return_narrow(module)
-        elif form == "project":
-            if module is modules[0]:
-                module.add_projection()
-            module.projection = modules[0].projection
+def selection_fields(
+    selections: Mapping[str, Selection], tables: Mapping[str, TableCut]
+) -> dict[str, dict[str, Tensor]]:
+    """The fields of a `PruningPlan` that hold these selections.
 
+    Args:
+        selections: module path -> what remains.
+        tables: module path -> the table.
 
-def check_index(name: str, index: Any, size: int) -> None:
-    """Refuse an index set that is not an int64 tensor [k], sorted, without repeats, in [0, size).
-
-    Raises:
-        TypeError: not an int64 tensor.
-        ValueError: its shape, order or range.
+    Returns:
+        ``kept``, ``parts``, ``part_columns`` and ``masks``.
     """
-    if not isinstance(index, Tensor) or index.dtype != torch.int64:
-        raise TypeError(f"{name}: must be an int64 tensor, got {getattr(index, 'dtype', type(index).__name__)}")
-    if index.dim() != 1 or (index.diff() <= 0).any():
-        raise ValueError(f"{name}={index.tolist()}: must be one-dimensional, sorted and without repeats")
-    if len(index) and not 0 <= int(index[0]) <= int(index[-1]) < size:
-        raise ValueError(f"{name}={index.tolist()}: must lie in [0, {size})")
+    fields: dict[str, dict[str, Tensor]] = {"kept": {}, "parts": {}, "part_columns": {}, "masks": {}}
+    for path, selection in selections.items():
+        table = tables[path]
+        fields["kept"][path] = _touched(selection)
+        if table.form == "values" and selection.mask is not None:
+            fields["masks"][path] = selection.mask.detach().cpu()
+        elif table.form == "blocks":
+            part = torch.full((table.rows,), -1, dtype=torch.int16)
+            columns = torch.zeros(len(selection.parts), table.dim, dtype=torch.bool)
+            for number, (rows, kept) in enumerate(selection.parts):
+                part[slice(None) if rows is None else rows] = number
+                columns[number, kept] = True
+            fields["parts"][path], fields["part_columns"][path] = part, columns
+    return fields
 
 
-def _same_shape(path: str, found: list[int], wanted: list[int]) -> None:
-    if found != wanted:
+def _touched(selection: Selection) -> Tensor:
+    if selection.mask is not None:
+        return selection.mask.any(0).nonzero()[:, 0].cpu()
+    return union_of_columns(selection.parts)
+
+
+def _check_parts(path: str, part: Tensor, columns: Tensor, table: TableCut) -> None:
+    if part.dtype != torch.int16 or list(part.shape) != [table.rows]:
+        raise ValueError(f"parts[{path!r}]: must be int16 of shape {[table.rows]}, got {part.dtype} {list(part.shape)}")
+    if columns.dtype != torch.bool or columns.dim() != 2 or columns.shape[1] != table.dim:
+        shape = list(columns.shape)
+        raise ValueError(f"part_columns[{path!r}]: must be bool [P, {table.dim}], got {columns.dtype} {shape}")
+    if len(part) and not -1 <= int(part.min()) <= int(part.max()) < len(columns):
+        raise ValueError(f"parts[{path!r}]: must lie in [-1, {len(columns)}), the number of its parts")
+
+
+def _same_shape(path: str, found: Sequence[int], wanted: Sequence[int]) -> None:
+    if list(found) != list(wanted):
         raise PolicyError(
-            f"PruningPlan: {path!r} has shape {found} in this model, {wanted} in the one the plan was made for; "
-            "the plan fits the UNPRUNED model it was made for"
+            f"PruningPlan: {path!r} has shape {list(found)} in this model, {list(wanted)} in the one the plan was made "
+            "for; the plan fits the UNPRUNED model it was made for"
         )

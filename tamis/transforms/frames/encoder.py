@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tamis.core.checks import check_int
-from tamis.policy.base import fingerprint
+from tamis.policy.info import fingerprint
 
 __all__ = ["FrameEncoder", "PixelEncoder"]
 

@@ -29,6 +29,7 @@ import torch
 
 from tamis.core.checks import check_choice, check_int, check_range
 from tamis.core.errors import PolicyError
+from tamis.core.types import Figure
 from tamis.optimizers.guided_local_search import (
     CosineObjective,
     FrameObjective,
@@ -136,15 +137,29 @@ class FramePolicy(Policy):
         """What `FrameSelectionCollator` uses; ``distinct`` as `SearchedFrames`."""
         return SearchedFrames(self, distinct=distinct)
 
-    def check(self, subject: Any, /) -> tuple[str, ...]:
-        """Compare the size of ``subject``'s features (an array [m, d]) too.
+    def check(
+        self, subject: object = None, /, *, data: object = None, features: np.ndarray | None = None
+    ) -> tuple[str, ...]:
+        """Compare the policy with the data it was searched on, or with the features of a clip.
+
+        Args:
+            subject: the old, positional spelling of ``data`` or ``features``.
+            data: as `Policy.check`.
+            features: of an encoder, [m, d].
+
+        Returns:
+            The names of what was compared and agrees, as `Policy.check`.
 
         Raises:
-            PolicyError: it is not the policy's.
+            PolicyError: the data differ, or the features are of another size.
+            TypeError: nothing to check was given.
+
+        Warns:
+            FutureWarning: the positional spelling was used.
         """
-        shape = getattr(subject, "shape", None)
-        if shape is None:
-            return super().check(subject)
+        if features is None and not hasattr(subject, "shape"):
+            return super().check(data=self._keyword("data", subject, data))
+        shape: tuple[int, ...] = np.shape(self._keyword("features", subject, features))  # type: ignore[call-overload]
         if shape[-1] != self.feature_size:
             raise PolicyError(
                 f"frames.check: features of size {shape[-1]}: the policy was searched on size {self.feature_size}; use "
@@ -171,7 +186,7 @@ class FramePolicy(Policy):
             lines += _against_uniform(self.search.config)
         return "\n".join(lines)
 
-    def draw(self, figure: Any) -> None:
+    def draw(self, figure: Figure) -> None:
         """Where in the clip the best frames of stage 1 lay. For one clip: `FrameSelectionCollator.plot`."""
         axes = figure.subplots()
         axes.bar(np.arange(100) + 0.5, self.profile.numpy(), width=1.0)
@@ -238,7 +253,7 @@ class SearchedFrames(FrameSelector):
 
     def _rows_and_target(self, view: ClipView) -> tuple[np.ndarray, np.ndarray]:
         features = self._features(view)
-        self.policy.check(features)
+        self.policy.check(features=features)
         scale = {name: tensor.numpy() for name, tensor in self.policy.scale.items()}
         rows = clip_features(features, scale["mean"], scale["std"], self.policy.time_waves, self.policy.time_weight)
         with torch.inference_mode():

@@ -96,7 +96,7 @@ class LabelAwareAugment(nn.Module):
             PolicyError: other classes.
             ValueError: more triples a class than the policy that the transform was made with.
         """
-        policy.check(DataInfo(classes=self.classes))
+        policy.check(data=DataInfo(classes=self.classes))
         count = policy.triples.shape[1]
         if count > self._triples.shape[1]:
             raise ValueError(

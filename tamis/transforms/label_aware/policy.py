@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tamis.core.checks import check_choice
 from tamis.core.errors import PolicyError
+from tamis.core.types import Figure
 from tamis.policy.base import DataInfo, Policy, register_policy
 from tamis.transforms.images.ops import IDENTITY, OPERATIONS
 
@@ -150,7 +151,7 @@ class LabelAwarePolicy(Policy):
         Raises:
             PolicyError: other classes.
         """
-        self.check(DataInfo(classes=other.classes))
+        self.check(data=DataInfo(classes=other.classes))
         lines = []
         for name, change in zip(self.classes, other.shares() - self.shares(), strict=True):
             named = [at for at in np.argsort(-np.abs(change), kind="stable") if abs(change[at]) >= least]
@@ -158,7 +159,7 @@ class LabelAwarePolicy(Policy):
                 lines.append(f"{name}: " + ", ".join(f"{OPERATIONS[at]} {100 * change[at]:+.0f} %" for at in named))
         return "\n".join(lines) or f"no operation's share differs by {100 * least:.0f} % in any class"
 
-    def draw(self, figure: Any) -> None:
+    def draw(self, figure: Figure) -> None:
         """The thesis' figure 4.3: the proportion of each operation in each class' policy."""
         axes, shares = figure.subplots(), self.shares()
         below, named = np.zeros(len(self.classes)), len(self.classes) <= _NAMED

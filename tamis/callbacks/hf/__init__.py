@@ -1,0 +1,7 @@
+"""Hugging Face Trainer: its callbacks, and what `attach` does without a subclass."""
+
+from tamis.callbacks.hf.attach import attach_epochs, attach_pruner, attach_sampler
+from tamis.callbacks.hf.pruning import PruningCallback
+from tamis.callbacks.hf.sampling import EpochCallback, SamplerCallback
+
+__all__ = ["EpochCallback", "PruningCallback", "SamplerCallback", "attach_epochs", "attach_pruner", "attach_sampler"]

@@ -1,0 +1,242 @@
+"""The two ways of splitting DimReg's gates: about a budget, or about their mean as the thesis has it.
+
+A rule holds what its way needs as buffers, and says four things: the penalty, how the gates move, when it looks at
+the tables, and what is spent.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tamis.core.types import JsonState
+from tamis.pruners.base import Step
+from tamis.pruners.budget import budget_at, split_by_budget
+from tamis.pruners.dimreg.config import CLOSED, OPEN, DimRegConfig, ThesisConfig
+from tamis.pruners.dimreg.polarisation import (
+    mirror_step,
+    pair_polarisation_with_grad,
+    polarisation,
+    polarisation_grad,
+    redundancy_discount,
+    spectral_score,
+    split_polarisation,
+    split_polarisation_grad,
+)
+from tamis.pruners.stats import correlation, spectrum, top_pairs, weighted_moments
+from tamis.pruners.tables import Table
+
+__all__ = ["BudgetRule", "Gradients", "MeanRule", "Rule"]
+
+DEFAULT_REFRESH = 1000  # steps, about the mean; Alg. 5 says 5 epochs
+
+
+class Gradients(NamedTuple):
+    """What one step says of the gates: d task loss / d alpha and d penalty / d phi, [n] each, unscaled."""
+
+    task: Tensor
+    penalty: Tensor
+
+
+class Rule(nn.Module, ABC):
+    """Decides which gates are to close. Its buffers are its state.
+
+    Args:
+        widths: of the tables.
+        config: the settings.
+    """
+
+    pairs: Tensor  # [2, p] int64: redundant pairs
+    overlap: Tensor  # [p]: their |Pearson|
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.widths = list(widths)
+        self.looked: int | None = None
+        self.register_buffer("pairs", torch.zeros(2, 0, dtype=torch.int64))
+        self.register_buffer("overlap", torch.zeros(0))
+
+    @abstractmethod
+    def penalty(self, phi: Tensor) -> tuple[Tensor, Tensor]:
+        """Lambda (R_imp + R_red), line 10 of Alg. 5, and its gradient with respect to phi, [n]."""
+
+    @abstractmethod
+    def move(self, logits: Tensor, gradients: Gradients, step: Step) -> Tensor:
+        """The gates' logits [n] after ``step``.
+
+        Args:
+            logits: [n] before it.
+            gradients: of the step.
+            step: which one.
+        """
+
+    @abstractmethod
+    def decide(self, phi: Tensor, tables: Sequence[Table], step: Step) -> None:
+        """Look at the tables and move the split, where it is time to.
+
+        Args:
+            phi: [n], the gates after the step.
+            tables: in the gates' order.
+            step: which one.
+        """
+
+    def per_table(self, flat: Tensor) -> list[Tensor]:
+        """Parts [d] of ``flat`` [n], one per table."""
+        return list(torch.split(flat, self.widths))
+
+    def state(self) -> JsonState:
+        """The buffers by name, and when the tables were looked at."""
+        buffers = {name: tensor.clone() for name, tensor in self.named_buffers()}
+        return {**buffers, "pairs": self.pairs.to(torch.int32), "looked": self.looked}
+
+    def restore(self, state: JsonState) -> None:
+        """Take back `state`; what an earlier release wrote besides is left aside."""
+        for name, tensor in self.named_buffers():
+            self.register_buffer(name, state[name].to(tensor.device, tensor.dtype, copy=True))
+        self.looked = state["looked"]
+
+    def look(self, phi: Tensor, tables: Sequence[Table], step: Step) -> list[Tensor]:
+        """The top beta of all pairs of open dimensions by |Pearson| (lines 2 and 3 of Alg. 5).
+
+        Args:
+            phi: [n].
+            tables: in the gates' order.
+            step: which one.
+
+        Returns:
+            Per table the share of variance along each principal axis of the open dimensions, [d].
+        """
+        self.looked = step.number
+        live, overlaps, spectra = self.per_table(phi >= 0.5), [], []
+        for table, alive in zip(tables, live, strict=True):
+            _, covariance = weighted_moments(table.weight.detach(), table.lookups())
+            covariance = covariance.to(phi.device)
+            spectra.append(spectrum(covariance, alive).float())
+            overlaps.append(correlation(covariance) if table.rows >= self.min_rows else None)
+        self.pairs, self.overlap = top_pairs(overlaps, live, self.pair_share)
+        return spectra
+
+    @property
+    @abstractmethod
+    def min_rows(self) -> int:
+        """Tables with fewer rows are not searched for pairs."""
+
+    @property
+    @abstractmethod
+    def pair_share(self) -> float:
+        """beta, in [0, 1]."""
+
+
+class BudgetRule(Rule):
+    """The split lies where the budget is met: all open at first, a cubic schedule down to the target, then fixed.
+
+    What is ranked is a running mean of (dL/dphi x phi)^2, dealt out by each table's spectrum.
+
+    Args:
+        widths: of the tables.
+        config: the settings.
+        costs: [n] float64, what each open gate costs.
+        budget: in the same unit.
+    """
+
+    importance: Tensor  # [n]
+    kept: Tensor  # [n] bool
+    spectra: Tensor  # [n]
+
+    def __init__(self, widths: Sequence[int], config: DimRegConfig, costs: Tensor, budget: float) -> None:
+        super().__init__(widths)
+        self.config, self.costs, self.budget = config, costs, budget
+        self.target = min(1.0, budget / float(costs.sum()))
+        self.register_buffer("importance", torch.zeros(sum(widths)))
+        self.register_buffer("kept", torch.ones(sum(widths), dtype=torch.bool))
+        self.register_buffer("spectra", torch.cat([torch.full((width,), 1 / width) for width in widths]))
+
+    @property
+    def min_rows(self) -> int:
+        return self.config.min_rows
+
+    @property
+    def pair_share(self) -> float:
+        return self.config.pair_share
+
+    def penalty(self, phi: Tensor) -> tuple[Tensor, Tensor]:
+        c = self.config
+        value = split_polarisation(phi, self.kept, c.temperature)
+        return c.strength * value, c.strength * split_polarisation_grad(self.kept, c.temperature)
+
+    def move(self, logits: Tensor, gradients: Gradients, step: Step) -> Tensor:
+        c, (task, penalty) = self.config, gradients
+        phi, rest = torch.sigmoid(logits), torch.sigmoid(-logits)
+        self.importance.lerp_((task / rest).square(), 1 - c.memory)  # dL/dalpha / (1 - phi) = dL/dphi x phi
+        rate = (OPEN - CLOSED) / max(1.0, c.closing * step.steps_in_all)
+        return mirror_step(logits, (task / (phi * rest) + penalty) / c.strength, rate, CLOSED, OPEN)
+
+    def decide(self, phi: Tensor, tables: Sequence[Table], step: Step) -> None:
+        c, total = self.config, step.steps_in_all
+        if not c.warm_up * total < step.number <= c.decide_by * total + 1:
+            return
+        if self.looked is None or step.number - self.looked >= (c.refresh_every or max(1, total // 50)):
+            self.spectra = torch.cat(self.look(phi, tables, step))
+        share = budget_at(step.number / total, self.target, c.warm_up, c.decide_by)
+        kept = split_by_budget(self._score().cpu(), self.costs, share * float(self.costs.sum()))
+        self.kept = kept.to(self.importance.device)
+
+    def _score(self) -> Tensor:
+        order = redundancy_discount(self.importance, self.pairs, self.overlap)
+        return spectral_score(*(self.per_table(flat) for flat in (self.importance, order, self.spectra)))
+
+    def spent(self, phi: Tensor) -> float:
+        """What the open gates cost, in budgets."""
+        return float(self.costs[(phi >= 0.5).cpu()].sum()) / self.budget
+
+
+class MeanRule(Rule):
+    """The thesis: gates are pushed apart about their mean, and once more within redundant pairs, by Adam.
+
+    Args:
+        widths: of the tables.
+        config: the settings.
+    """
+
+    moments: Tensor  # [2, n]: Adam's running means
+
+    def __init__(self, widths: Sequence[int], config: ThesisConfig) -> None:
+        super().__init__(widths)
+        self.config = config
+        self.register_buffer("moments", torch.zeros(2, sum(widths)))
+
+    @property
+    def min_rows(self) -> int:
+        return self.config.min_rows
+
+    @property
+    def pair_share(self) -> float:
+        return self.config.pair_share
+
+    def penalty(self, phi: Tensor) -> tuple[Tensor, Tensor]:
+        c = self.config
+        value, slope = pair_polarisation_with_grad(phi, self.pairs, c.pair_temperature)
+        value, slope = value + polarisation(phi, c.temperature), slope + polarisation_grad(phi, c.temperature)
+        return c.strength * value, c.strength * slope
+
+    def move(self, logits: Tensor, gradients: Gradients, step: Step) -> Tensor:
+        phi, rest = torch.sigmoid(logits), torch.sigmoid(-logits)
+        moved = nn.Parameter(logits.clone())
+        moved.grad = gradients.task + gradients.penalty * phi * rest
+        adam = torch.optim.Adam([moved], lr=self.config.gate_lr)
+        adam.state[moved] = {
+            "step": torch.tensor(float(step.number - 1)),
+            "exp_avg": self.moments[0],
+            "exp_avg_sq": self.moments[1],
+        }
+        adam.step()
+        return moved.detach()
+
+    def decide(self, phi: Tensor, tables: Sequence[Table], step: Step) -> None:
+        c = self.config
+        if c.pair_share and step.number % (c.refresh_every or DEFAULT_REFRESH) == 0:
+            self.look(phi, tables, step)
