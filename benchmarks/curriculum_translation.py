@@ -183,7 +183,7 @@ def pretrained(args, data, seed):
     model = new_model(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=LRS[-1], betas=(0.9, 0.98))
     if (folder / "about.json").exists():
-        States(model, optimizer, None, folder).be("pretrained")
+        States(model, optimizer, None, folder).restore("pretrained")
         return (model, optimizer), json.loads((folder / "about.json").read_text())
     start = time.process_time()
     model, optimizer, history = pretrain(data, seed, 2 if args.quick else 30)

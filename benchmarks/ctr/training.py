@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,12 +46,13 @@ def optimizers(model: nn.Module, lr: float = 1e-3, decay: float = 0.0) -> list[t
 
 @dataclass
 class Run:
-    """Validation AUC after each epoch, test AUC at the best of them, seconds of training."""
+    """Validation score after each epoch, test score at the best of them, seconds and samples of training."""
 
     validation: list[float] = field(default_factory=list)
     test: float = 0.0
     seconds: float = 0.0
     best: int = -1
+    samples: int = 0
 
 
 def train(
@@ -65,8 +67,9 @@ def train(
     pruner: Any = None,
     patience: int = 3,
     patience_from: int = 0,
+    score: Callable[[np.ndarray, np.ndarray], float] = auc,
 ) -> Run:
-    """Train; keep the weights of the best epoch (from ``patience_from`` on) by validation AUC.
+    """Train; keep the weights of the best epoch (from ``patience_from`` on) by validation ``score``.
 
     A training stops early when ``patience`` epochs in a row were not the best.
 
@@ -81,6 +84,7 @@ def train(
         pruner: a `tamis.pruners.DimReg` that goes along.
         patience: epochs without a new best after which it stops.
         patience_from: the first epoch that may be the best.
+        score: of (logits, labels), larger is better.
     """
     rows: list[Tensor] = []
     hooks = [table.register_forward_hook(lambda *call: rows.append(call[2])) for table in model.embeddings.values()]
@@ -107,7 +111,8 @@ def train(
             if pruner is not None:
                 pruner.step()
         run.seconds += time.perf_counter() - started
-        run.validation.append(auc(predict(model, data.validation[0]), data.validation[1].numpy()))
+        run.samples += steps * batch
+        run.validation.append(score(predict(model, data.validation[0]), data.validation[1].numpy()))
         if epoch >= patience_from and run.validation[-1] >= max(run.validation[patience_from:]):
             run.best, best_state = epoch, copy.deepcopy(model.state_dict())
         if run.best >= 0 and epoch - run.best >= patience:
@@ -116,5 +121,5 @@ def train(
         hook.remove()
     if best_state is not None:
         model.load_state_dict(best_state)
-    run.test = auc(predict(model, data.test[0]), data.test[1].numpy())
+    run.test = score(predict(model, data.test[0]), data.test[1].numpy())
     return run

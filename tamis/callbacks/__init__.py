@@ -5,17 +5,38 @@ The callbacks load on first use, so that a plain loop never imports transformers
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from tamis.callbacks.loop import ResumableLoader
+from tamis.core.types import Accelerator, Stateful, TrainerLike
 
 if TYPE_CHECKING:
+    from torch.utils.data import Sampler
+
     from tamis.callbacks.hf import EpochCallback, PruningCallback, SamplerCallback
+    from tamis.pruners.base import Regularizer
+
+
+class HasEpoch(Protocol):
+    """A transform, data set or collator that draws anew in each epoch."""
+
+    def set_epoch(self, epoch: int, /) -> None:
+        """Draw for this epoch."""
+        ...
+
 
 __all__ = ["EpochCallback", "PruningCallback", "ResumableLoader", "SamplerCallback", "attach"]
 
 
-def attach(target: Any, component: Any, **options: Any) -> Any:
+@overload
+def attach(target: TrainerLike, component: Sampler[int]) -> SamplerCallback: ...
+@overload
+def attach(target: TrainerLike, component: Regularizer, **options: Any) -> PruningCallback: ...
+@overload
+def attach(target: TrainerLike, component: HasEpoch) -> EpochCallback: ...
+@overload
+def attach(target: Accelerator, component: Stateful, *, name: str | None = None) -> None: ...
+def attach(target: object, component: object, **options: Any) -> object:
     """Plug ``component`` into a Hugging Face ``Trainer`` or an ``Accelerator``, with exact resume.
 
     ==============  ==========================  ===================================================================
@@ -28,6 +49,11 @@ def attach(target: Any, component: Any, **options: Any) -> Any:
     ==============  ==========================  ===================================================================
 
     Attaching a second sampler or pruner to a Trainer replaces the first.
+
+    Args:
+        target: the trainer.
+        component: what to plug in.
+        options: those that the table names, and for pruners those of `PruningCallback`.
 
     Returns:
         The callback that was added to a Trainer; None for an Accelerator.
@@ -43,7 +69,8 @@ def attach(target: Any, component: Any, **options: Any) -> Any:
     if hasattr(target, "register_save_state_pre_hook"):
         from tamis.callbacks.accelerate import attach_component
 
-        return attach_component(target, component, **options)
+        attach_component(target, component, **options)
+        return None
     if not (hasattr(target, "_get_train_sampler") and hasattr(target, "add_callback")):
         raise TypeError(f"target={type(target).__name__}: must be a transformers Trainer or an accelerate Accelerator")
     from tamis.callbacks.hf import attach_epochs, attach_pruner, attach_sampler
@@ -59,7 +86,7 @@ def attach(target: Any, component: Any, **options: Any) -> Any:
     )
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'tamis.callbacks' has no attribute {name!r}")
     from tamis.callbacks import hf

@@ -6,16 +6,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from tamis.callbacks.base import Stateful
 from tamis.core.distributed import rank
 from tamis.core.state import read_state, write_state
+from tamis.core.types import Accelerator, Stateful
 
 __all__ = ["attach_component"]
 
 
-def attach_component(accelerator: Any, component: Stateful, *, name: str | None = None) -> None:
+def attach_component(accelerator: Accelerator, component: object, *, name: str | None = None) -> None:
     """Save and restore ``component`` with the accelerator's own checkpoints (file ``tamis_<name>.json``).
 
     Args:
@@ -35,11 +34,11 @@ def attach_component(accelerator: Any, component: Stateful, *, name: str | None 
         raise ValueError(f"name={name!r}: {file} is already attached to this accelerator; pass another name=")
     taken.add(file)
 
-    def save(models: Any, weights: Any, output_dir: str) -> None:
+    def save(models: object, weights: object, output_dir: str) -> None:
         if rank() == 0:  # the state is the same on every rank
             write_state(Path(output_dir) / file, component.state_dict())
 
-    def load(models: Any, input_dir: str) -> None:
+    def load(models: object, input_dir: str) -> None:
         component.load_state_dict(read_state(Path(input_dir) / file))
 
     accelerator.register_save_state_pre_hook(save)

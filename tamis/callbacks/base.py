@@ -6,25 +6,33 @@ A *component* is a sampler (an order), a regularizer or pruner (a penalty, a ste
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sized
+from typing import Any, Protocol
 
-from torch.utils.data import DistributedSampler, IterableDataset, RandomSampler, Sampler
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, Sampler
 
-__all__ = ["Stateful", "check_length", "check_sampler", "innermost_sampler"]
+from tamis.core.types import Stateful
 
-
-@runtime_checkable
-class Stateful(Protocol):
-    """Something whose state is JSON values, tensors and arrays."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state."""
+__all__ = ["ResumableSampler", "check_length", "check_sampler", "innermost_sampler"]
 
 
-def check_sampler(sampler: Any, dataset: Any) -> None:
+class ResumableSampler(Stateful, Protocol):
+    """What `ResumableLoader` asks of a sampler, as `tamis.samplers.StatefulSampler`."""
+
+    def __len__(self) -> int:
+        """Indices in an epoch."""
+        ...
+
+    def set_epoch(self, epoch: int, /) -> None:
+        """Draw for this epoch."""
+        ...
+
+    def seek(self, position: int, /) -> None:
+        """Leave out so many indices, once."""
+        ...
+
+
+def check_sampler(sampler: object, dataset: object) -> None:
     """Refuse a sampler that a trainer would replace, shard twice or never ask.
 
     Args:
@@ -57,15 +65,23 @@ def check_sampler(sampler: Any, dataset: Any) -> None:
             "(datasets.Dataset instead of its streaming form), or filter the stream"
         )
     size = getattr(sampler, "data_size", None)
-    if size is not None and size != len(dataset):
+    if size is not None and isinstance(dataset, Sized) and size != len(dataset):
         raise ValueError(
             f"{type(sampler).__name__} was made for {size} items, but train_dataset has {len(dataset)}: "
             "build it from the features or weights of this data set"
         )
 
 
-def check_length(sampler: Any, length: int) -> None:
-    """Raise if ``len(sampler)`` is no longer the ``length`` that the number of training steps was computed from."""
+def check_length(sampler: Sized, length: int) -> None:
+    """Refuse a sampler whose length has changed.
+
+    Args:
+        sampler: the one that is trained with.
+        length: what the number of training steps was computed from.
+
+    Raises:
+        ValueError: ``len(sampler)`` is another number now.
+    """
     if len(sampler) != length:
         raise ValueError(
             f"len(sampler)={len(sampler)}: was {length} when training was prepared, and the trainer computed its "
@@ -73,9 +89,9 @@ def check_length(sampler: Any, length: int) -> None:
         )
 
 
-def innermost_sampler(loader: Any) -> Any:
+def innermost_sampler(loader: DataLoader[Any]) -> Any:
     """The index sampler of a `DataLoader`, under whatever wrappers accelerate put around its batch sampler."""
-    sampler = loader.batch_sampler
+    sampler: Any = loader.batch_sampler
     while hasattr(sampler, "batch_sampler"):
         sampler = sampler.batch_sampler
     return getattr(sampler, "sampler", sampler)

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from tamis.callbacks.base import Stateful, check_length, check_sampler, innermost_sampler
+from tamis.callbacks.base import ResumableSampler, check_length, check_sampler, innermost_sampler
 from tamis.core.checks import check_int
+from tamis.core.types import Stateful
 
 __all__ = ["ResumableLoader"]
 
@@ -27,14 +28,14 @@ class ResumableLoader:
 
     Args:
         loader: a `DataLoader` over ``sampler``, as built or as returned by ``accelerator.prepare``.
-        sampler: a tamis sampler (or any with ``set_epoch``, ``state_dict``, ``load_state_dict``).
+        sampler: a tamis sampler (or any with ``set_epoch``, ``seek``, ``state_dict``, ``load_state_dict``).
         components: further stateful things saved along, by name, e.g. ``pruner=pruner``.
 
     Raises:
         TypeError, ValueError: the sampler does not fit, see `tamis.callbacks.base.check_sampler`.
     """
 
-    def __init__(self, loader: DataLoader[Any], sampler: Any, **components: Stateful) -> None:
+    def __init__(self, loader: DataLoader[Any], sampler: ResumableSampler, **components: Stateful) -> None:
         check_sampler(sampler, loader.dataset)
         used = innermost_sampler(loader)
         if used is not sampler:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import reprlib
-from typing import SupportsFloat, SupportsIndex
 
 __all__ = ["check_choice", "check_int", "check_range", "check_type"]
 
@@ -22,9 +21,10 @@ def check_int(name: str, value: object, *, low: int, high: int | None = None) ->
         TypeError: not an integer.
         ValueError: out of range.
     """
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+    index = getattr(value, "__index__", None)  # many times quicker than isinstance(value, SupportsIndex)
+    if isinstance(value, bool) or index is None:
         raise TypeError(f"{name}={value!r}: must be an int, got {type(value).__name__}")
-    number = int(value.__index__())
+    number = int(index())
     if number < low or (high is not None and number > high):
         allowed = f">= {low}" if high is None else f"in [{low}, {high}]"
         raise ValueError(f"{name}={number}: must be {allowed}")
@@ -54,9 +54,10 @@ def check_range(
         TypeError: not a number.
         ValueError: NaN, infinite or out of range.
     """
-    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
+    to_float = getattr(value, "__float__", None)
+    if isinstance(value, bool) or to_float is None:
         raise TypeError(f"{name}={value!r}: must be a number, got {type(value).__name__}")
-    number = float(value)
+    number = float(to_float())
     below = number <= low if open_low else number < low
     above = number >= high if open_high else number > high
     if not math.isfinite(number) or below or above:

@@ -197,6 +197,17 @@ class Policy(PolicyFields, HubMethods):
         """The policy in a few lines of words."""
         return str(self.facts())
 
+    def diff(self, other: Policy) -> str:
+        """What ``other`` says differently, one line for each fact.
+
+        Raises:
+            PolicyError: a policy of another kind.
+        """
+        if other.kind != self.kind:
+            raise PolicyError(f"{self.kind}.diff: must be a policy of this kind, got {other.kind!r}")
+        lines = [f"{name}: {mine} -> {theirs}" for name, mine, theirs in self.facts().differences(other.facts())]
+        return "\n".join(lines) or "the two policies say the same"
+
     def plot(self, path: PathOrStr | None = None) -> Figure:
         """A matplotlib `Figure` of the policy.
 

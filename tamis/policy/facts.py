@@ -1,4 +1,4 @@
-"""What a policy says, as data: `Policy.summary` and the ``tamis show`` command print it."""
+"""What a policy says, as data: `Policy.summary`, the ``tamis show`` command and `Policy.diff` read it."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import math
 import reprlib
 import types
 from collections.abc import Mapping
-from typing import Any, SupportsFloat, TypeAlias, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeAlias, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -142,14 +142,14 @@ def _scalar(value: object, hint: object, where: str) -> Scalar:
         raise TypeError(f"{where}={reprlib.repr(value)}: must be {_name(hint)}, got {type(value).__name__}")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ValueError(f"{where}: must fit 64 bits, got an int of {value.bit_length()} bits")
-    if own is float and isinstance(value, SupportsFloat) and not math.isfinite(value):
+    scalar: Scalar = None if value is None else own(value)
+    if isinstance(scalar, float) and not math.isfinite(scalar):
         raise ValueError(f"{where}={value}: must be finite")
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"{where}={reprlib.repr(value)}: must be valid Unicode ({error.reason})") from error
-    scalar: Scalar = None if value is None else own(value)
     return scalar
 
 

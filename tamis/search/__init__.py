@@ -2,20 +2,27 @@
 
 from tamis.optimizers.guided_local_search import GLSConfig
 from tamis.optimizers.predictor import PredictorConfig
-from tamis.search.curriculum.actor_critic import AgentConfig
-from tamis.search.curriculum.rounds import UpdateConfig
-from tamis.search.curriculum.search import search_curriculum
-from tamis.search.frames.search import search_frames
-from tamis.search.frames.training import MapConfig
-from tamis.search.label_aware.search import carry_policy, search_label_aware
-from tamis.search.swift import search_swift
+from tamis.search.curriculum import AgentConfig, CurriculumConfig, UpdateConfig, search_curriculum
+from tamis.search.frames import FramesConfig, MapConfig, search_frames
+from tamis.search.journal import Journal
+from tamis.search.label_aware import LabelAwareConfig, carry_policy, search_label_aware
+from tamis.search.run import SearchConfig, SearchRun, adjustable
+from tamis.search.swift import SwiftConfig, search_swift
 
 __all__ = [
     "AgentConfig",
+    "CurriculumConfig",
+    "FramesConfig",
     "GLSConfig",
+    "Journal",
+    "LabelAwareConfig",
     "MapConfig",
     "PredictorConfig",
+    "SearchConfig",
+    "SearchRun",
+    "SwiftConfig",
     "UpdateConfig",
+    "adjustable",
     "carry_policy",
     "search_curriculum",
     "search_frames",

@@ -11,18 +11,25 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from tamis.core.distributed import broadcast_object, parallel_map, rank, world_size
 from tamis.core.errors import TamisError
+from tamis.core.files import write_atomically
 from tamis.core.progress import progress_bar
 from tamis.policy.base import fingerprint
 
-__all__ = ["Journal", "refuse_other", "run_trials"]
+if TYPE_CHECKING:
+    from tqdm import tqdm as Bar
+
+__all__ = ["Evaluate", "Journal", "Propose", "Record", "refuse_other", "run_trials"]
 
 FORMAT = "tamis.journal"
+Record: TypeAlias = dict[str, Any]
+Evaluate: TypeAlias = Callable[[int, np.ndarray], Record]
+Propose: TypeAlias = Callable[[list[Record], int], np.ndarray]
 
 
 class Journal:
@@ -51,7 +58,7 @@ class Journal:
         if problem is not None:
             raise TamisError(problem)
 
-    def append(self, records: list[dict[str, Any]]) -> None:
+    def append(self, records: list[Record]) -> None:
         """Keep finished trials; each record has its number under ``"trial"``. On disk when this returns."""
         self.records.update({record["trial"]: record for record in records})
         if self.path is not None and rank() == 0:
@@ -60,19 +67,15 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def _open(self, path: Path) -> dict[int, dict[str, Any]]:
+    def _open(self, path: Path) -> dict[int, Record]:
         """Read the records, or begin the file."""
         header = {"format": FORMAT, "config": self.config, "sha256": fingerprint(self.config)}
-        path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         if lines and _parse(lines[-1]) is None:  # cut off by a crash
             os.truncate(path, sum(map(len, lines[:-1])))
             lines.pop()
         if not lines:
-            with path.open("wb") as file:
-                file.write(_line(header))
-                file.flush()
-                os.fsync(file.fileno())
+            write_atomically(path, _line(header))
             return {}
         rows = [_parse(line) for line in lines]
         if None in rows or rows[0] is None or rows[0].get("format") != FORMAT:
@@ -96,8 +99,9 @@ def refuse_other(path: Path, known: dict[str, Any]) -> None:
     if rank() == 0 and path.exists():
         with path.open("rb") as file:
             row = _parse(file.readline()) or {}
-        theirs = {key: row.get("config", {}).get(key) for key in known}
-        if row.get("format") == FORMAT and theirs != json.loads(json.dumps(known)):  # `Journal` knows damage
+        there, known = row.get("config", {}), json.loads(json.dumps(known))
+        theirs = {key: there[key] for key in known if key in there}
+        if row.get("format") == FORMAT and theirs != known:  # `Journal` knows damage
             problem = _difference(path, theirs, known)
     problem = broadcast_object(problem)
     if problem is not None:
@@ -109,7 +113,13 @@ def _difference(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> str
     cure = "use another out=, or the same configuration, to go on"
     if theirs.get("search") != ours.get("search"):
         return f"{path}: journal of another kind of search, {theirs.get('search')!r}; {cure}"
-    keys = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
+    if theirs.keys() != ours.keys():
+        only = [", ".join(sorted(a.keys() - b.keys())) or "nothing" for a, b in ((theirs, ours), (ours, theirs))]
+        return (
+            f"{path}: journal of another release of tamis, earlier or later, with other settings ({only[0]} only "
+            f"there, {only[1]} only here); finish the search with the release that began it, or use another out="
+        )
+    keys = sorted(k for k in ours if theirs[k] != ours[k])
     first = keys[0] if keys else "?"
     return (
         f"{path}: journal of another search: {', '.join(keys)} differ "
@@ -118,8 +128,8 @@ def _difference(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> str
 
 
 def run_trials(
-    evaluate: Callable[[int, np.ndarray], dict[str, Any]],
-    propose: Callable[[list[dict[str, Any]], int], np.ndarray],
+    evaluate: Evaluate,
+    propose: Propose,
     journal: Journal,
     *,
     trials: int,
@@ -127,7 +137,7 @@ def run_trials(
     parallel: int = 1,
     spread: bool = True,
     desc: str = "search",
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """Run (or go on with) a search of ``trials`` trials and return their records in order.
 
     The first ``initial`` trials are proposed at once, the others in batches of ``parallel``, whatever the number of
@@ -168,18 +178,18 @@ def run_trials(
     return [journal.records[n] for n in range(trials)]
 
 
-def _advance(bar: Any, journal: Journal, count: int) -> None:
+def _advance(bar: Bar, journal: Journal, count: int) -> None:
     scores = [record["score"] for record in journal.records.values() if record["score"] is not None]
     if scores:
         bar.set_postfix(best=f"{max(scores):.4g}")
     bar.update(count)
 
 
-def _line(record: dict[str, Any]) -> bytes:
+def _line(record: Record) -> bytes:
     return json.dumps(record, sort_keys=True, allow_nan=False).encode() + b"\n"
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> Record | None:
     """The object on a whole line, else None."""
     try:
         row = json.loads(line) if line.endswith(b"\n") else None

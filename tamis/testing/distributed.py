@@ -128,7 +128,7 @@ def _lives(process: int) -> bool:
     return True
 
 
-def _write(path: Path, value: Any) -> None:
+def _write(path: Path, value: object) -> None:
     """JSON that is there as a whole or not at all."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(value))

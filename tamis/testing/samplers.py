@@ -6,6 +6,7 @@ import copy
 import json
 import pickle  # noqa: TID251  (the contract: loaders pickle samplers under spawn)
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,12 @@ class SamplerContract:
         return sampler
 
     def run(self, workers: int, accumulation: int) -> Run:
-        """The training that the resume tests do."""
+        """The training that the resume tests do.
+
+        Args:
+            workers: loader workers, >= 0.
+            accumulation: micro-batches per optimizer step, >= 1.
+        """
         return Run(self.make, self.data_size, workers=workers, accumulation=accumulation)
 
     def test_length_is_honest_and_indices_are_valid(self) -> None:
@@ -132,7 +138,7 @@ class SamplerContract:
                 if workers and number:  # two of the resumes with workers show it; each starts processes
                     break
 
-    def test_three_trainers_see_the_same_stream(self, tmp_path: Any) -> None:
+    def test_three_trainers_see_the_same_stream(self, tmp_path: Path) -> None:
         streams = [train(self.run(0, 1), str(tmp_path / name)).seen for name, train in TRAINERS.items()]
         assert streams[0] == streams[1] == streams[2]
 

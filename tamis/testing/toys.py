@@ -16,14 +16,24 @@ __all__ = ["IndexedDataset", "ScaleL1", "ShuffleSampler", "ToyModel", "make_scal
 
 
 class ShuffleSampler(StatefulSampler):
-    """A uniform shuffle of ``data_size`` items: an order that is a pure function of (seed, epoch)."""
+    """A uniform shuffle of ``data_size`` items: an order that is a pure function of (seed, epoch).
+
+    Args:
+        data_size: number of items, >= 1.
+        seed: of the order.
+    """
 
     def __init__(self, data_size: int, *, seed: int = 0) -> None:
         super().__init__(data_size, seed=seed)
         self.data_size: int = data_size
 
     def indices(self, epoch: int, start: int) -> Iterator[np.ndarray]:
-        """One chunk: the whole permutation."""
+        """One chunk: the whole permutation.
+
+        Args:
+            epoch: >= 0.
+            start: how many indices to leave out, >= 0.
+        """
         yield numpy_generator(self.seed, epoch).permutation(self.data_size)[start:]
 
 
@@ -33,7 +43,12 @@ def make_shuffle_sampler(seed: int = 3) -> ShuffleSampler:
 
 
 class ScaleL1(Regularizer):
-    """lam x the L1 norm of one parameter."""
+    """lam x the L1 norm of one parameter.
+
+    Args:
+        scale: the parameter.
+        lam: >= 0.
+    """
 
     def __init__(self, scale: nn.Parameter, lam: float = 0.1) -> None:
         self.scale, self.lam = scale, lam
@@ -91,7 +106,17 @@ class ToyModel(nn.Module):
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> dict[str, torch.Tensor]:
-        """``{"loss", "logits" [B]}``; ``index`` [B] is only recorded."""
+        """Predict, and with labels the squared error.
+
+        Args:
+            x: float [B, 4].
+            index: int64 [B], only recorded.
+            labels: float [B].
+            num_items_in_batch: what the summed loss is divided by, as HF's Trainer passes it.
+
+        Returns:
+            ``{"loss", "logits" [B]}``, without labels the logits alone.
+        """
         logits = self.linear(x * self.scale).squeeze(-1)
         if index is not None and self.training:
             self.seen.append(index.tolist())

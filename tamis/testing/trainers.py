@@ -9,13 +9,17 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from tamis.callbacks import ResumableLoader, attach
+from tamis.core.types import PathOrStr
 from tamis.testing.toys import IndexedDataset, ToyModel
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 __all__ = ["Run", "Trace", "quiet_arguments", "resume_mismatches", "run_accelerate", "run_plain", "run_trainer"]
 
@@ -67,8 +71,13 @@ def shorten_collections() -> None:
     atexit.register(gc.unfreeze)  # else compiled modules complain that they leak
 
 
-def quiet_arguments(folder: Any, **options: Any) -> Any:
-    """`TrainingArguments` for tests: CPU, no reports, no bars, nothing saved; ``options`` override."""
+def quiet_arguments(folder: PathOrStr, **options: Any) -> TrainingArguments:
+    """`TrainingArguments` for tests: CPU, no reports, no bars, nothing saved.
+
+    Args:
+        folder: ``output_dir``.
+        options: override the quiet ones.
+    """
     from transformers import TrainingArguments
 
     shorten_collections()
@@ -78,7 +87,13 @@ def quiet_arguments(folder: Any, **options: Any) -> Any:
 
 
 def run_trainer(run: Run, folder: str, resume: str | None = None) -> Trace:
-    """Hugging Face Trainer, a checkpoint after every optimizer step; checkpoints are folders."""
+    """Hugging Face Trainer, a checkpoint after every optimizer step; checkpoints are folders.
+
+    Args:
+        run: how to train.
+        folder: where checkpoints go.
+        resume: the checkpoint to go on from.
+    """
     from transformers import Trainer
 
     arguments = quiet_arguments(
@@ -99,7 +114,13 @@ def run_trainer(run: Run, folder: str, resume: str | None = None) -> Trace:
 
 
 def run_accelerate(run: Run, folder: str, resume: str | None = None) -> Trace:
-    """An Accelerate loop over a `ResumableLoader`, a checkpoint after every optimizer step."""
+    """An Accelerate loop over a `ResumableLoader`, a checkpoint after every optimizer step.
+
+    Args:
+        run: how to train.
+        folder: where checkpoints go.
+        resume: the checkpoint to go on from.
+    """
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=run.accumulation)
@@ -125,7 +146,13 @@ def run_accelerate(run: Run, folder: str, resume: str | None = None) -> Trace:
 
 
 def run_plain(run: Run, folder: str, resume: dict[str, Any] | None = None) -> Trace:
-    """A plain PyTorch loop over a `ResumableLoader`; a checkpoint is a state dict in memory."""
+    """A plain PyTorch loop over a `ResumableLoader`; a checkpoint is a state dict in memory.
+
+    Args:
+        run: how to train.
+        folder: not used.
+        resume: the checkpoint to go on from.
+    """
     sampler, model = run.sampler(), ToyModel()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
     loader = DataLoader(IndexedDataset(run.data_size), run.batch_size, sampler=sampler, num_workers=run.workers)
@@ -155,6 +182,13 @@ def resume_mismatches(train: Callable[..., Trace], run: Run) -> list[str]:
     """Train once, then resume from EVERY checkpoint; describe each that differs from the uninterrupted run.
 
     Compared bit for bit: the indices of all remaining batches on this rank, and the final parameters.
+
+    Args:
+        train: `run_trainer`, `run_accelerate` or `run_plain`.
+        run: how to train.
+
+    Returns:
+        One line for each difference.
     """
     with tempfile.TemporaryDirectory() as folder:
         from tamis.core.distributed import broadcast_object

@@ -15,7 +15,7 @@ from tamis.testing.distributed import resolve
 __all__ = ["TransformContract"]
 
 
-def as_bits(sample: Any) -> Any:
+def as_bits(sample: object) -> object:
     """A sample as something that compares exactly."""
     if isinstance(sample, dict):
         return {key: as_bits(value) for key, value in sample.items()}
@@ -51,9 +51,15 @@ class TransformContract:
         dataset.set_epoch(0)
         return dataset
 
-    def samples(self, dataset: Dataset[Any], **loader: Any) -> list[Any]:
-        """All samples in order, as bits."""
-        batches = DataLoader(dataset, batch_size=5, collate_fn=keep, **loader)
+    def samples(self, dataset: Dataset[Any], *, workers: int = 0, start: str | None = None) -> list[object]:
+        """All samples in order, as bits.
+
+        Args:
+            dataset: from `make`.
+            workers: loader workers, >= 0.
+            start: how they are started, e.g. ``"spawn"``; default: torch's.
+        """
+        batches = DataLoader(dataset, 5, collate_fn=keep, num_workers=workers, multiprocessing_context=start)
         return [as_bits(sample) for batch in batches for sample in batch]
 
     def test_samples_are_a_pure_function_of_seed_epoch_and_index(self) -> None:
@@ -70,12 +76,12 @@ class TransformContract:
         assert [as_bits(self.make(seed=4)[index]) for index in range(self.data_size)] != epochs[0], "seeds must differ"
 
     def test_workers_see_the_same_samples(self) -> None:
-        streams = [self.samples(self.make(), num_workers=workers) for workers in (0, 1, 2)]
+        streams = [self.samples(self.make(), workers=workers) for workers in (0, 1, 2)]
         assert len(streams[0]) >= self.data_size
         assert streams[0] == streams[1] == streams[2]
 
     def test_spawned_workers_see_the_same_samples(self) -> None:
-        spawned = self.samples(self.make(), num_workers=1, multiprocessing_context="spawn")
+        spawned = self.samples(self.make(), workers=1, start="spawn")
         assert spawned == self.samples(self.make())
 
     def test_persistent_workers_see_a_new_epoch(self) -> None:

@@ -34,6 +34,9 @@ RUNS = {
     "dimreg_trainer.py": ([], ["--epochs", "1"], "embedding parameters"),
     "dimreg_accelerate.py": (TWO_PROCESSES, ["--epochs", "1", "--cpu"], "of the bytes left"),
     "dimreg_plain_loop.py": ([], ["--epochs", "1"], "test loss"),
+    "dnis_trainer.py": ([], ["--epochs", "1"], "alpha after"),
+    "dnis_accelerate.py": (TWO_PROCESSES, ["--epochs", "1", "--cpu"], "2 processes"),
+    "dnis_plain_loop.py": ([], ["--epochs", "1"], "test loss"),
     "swift_trainer.py": ([], ["--trials", "2"], "Swift Sampler: clean test accuracy"),
     "swift_accelerate.py": (
         TWO_PROCESSES,

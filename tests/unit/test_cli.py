@@ -14,7 +14,9 @@ import torch
 
 import tamis
 from tamis import DataInfo
+from tamis.cli import demo as demo_command
 from tamis.cli import main as cli
+from tamis.cli import search as search_command
 from tamis.core.checks import check_int
 from tests.golden.toys import PlainPolicy, replace, toy
 from tests.unit.curriculum_models import tiny_classifier
@@ -141,7 +143,7 @@ def test_check_says_what_differs_or_cannot_be_compared(run: Run, folder: Path, t
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    monkeypatch.setitem(cli._SEARCHES, "toy_plain", f"{__name__}:search_toy")
+    monkeypatch.setitem(search_command.SEARCHES, "toy_plain", f"{__name__}:search_toy")
     monkeypatch.delitem(sys.modules, "my_objective", raising=False)
     (tmp_path / "my_objective.py").write_text(
         "def near_three(x):\n    return -abs(x - 3)\n\ndef broken(x):\n    raise ValueError('mine')\n\nnumber = 3\n"
@@ -315,8 +317,8 @@ def test_frames_are_searched_from_the_shell(run: Run, tmp_path: Path) -> None:
 
 
 def test_every_search_in_the_table_exists() -> None:
-    for path in cli._SEARCHES.values():
-        assert callable(cli._named(path))
+    for path in search_command.SEARCHES.values():
+        assert callable(search_command.named(path))
 
 
 # ---- demo
@@ -331,7 +333,7 @@ def test_demo_runs_the_example_of_the_method_with_its_options(
         )
     (tmp_path / "beside_demo.py").write_text("word = 'demo'\n")
     (tmp_path / "x.csv").write_text("y\n1\n")
-    monkeypatch.setattr(cli, "_examples", lambda: tmp_path)
+    monkeypatch.setattr(demo_command, "_examples", lambda: tmp_path)
     assert run("demo") == (0, "demo dimreg []\n", "")
     assert run("demo", "swift")[0] == 1
     words = ["--data", str(tmp_path / "x.csv"), "--label", "y", "--out", "here"]
@@ -346,7 +348,7 @@ def test_a_demo_that_ends_with_words_is_one_line_and_one_that_ends_with_a_status
 ) -> None:
     (tmp_path / "demo_words.py").write_text("def main(argv):\n    raise SystemExit('own.csv: must have rows')\n")
     (tmp_path / "demo_status.py").write_text("def main(argv):\n    raise SystemExit(3)\n")
-    monkeypatch.setattr(cli, "_examples", lambda: tmp_path)
+    monkeypatch.setattr(demo_command, "_examples", lambda: tmp_path)
     assert refused(run, "demo", "words") == "tamis: error: own.csv: must have rows\n"
     with pytest.raises(SystemExit) as caught:
         cli.main(["demo", "status"])
@@ -354,10 +356,10 @@ def test_a_demo_that_ends_with_words_is_one_line_and_one_that_ends_with_a_status
 
 
 def test_demos_are_found_in_the_checkout_or_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_PACKAGE", tmp_path / "tamis")
-    assert cli._examples() == tmp_path / "examples"
+    monkeypatch.setattr(demo_command, "PACKAGE", tmp_path / "tamis")
+    assert demo_command._examples() == tmp_path / "examples"
     (tmp_path / "tamis" / "_examples").mkdir(parents=True)
-    assert cli._examples() == tmp_path / "tamis" / "_examples"
+    assert demo_command._examples() == tmp_path / "tamis" / "_examples"
 
 
 # ---- the command itself

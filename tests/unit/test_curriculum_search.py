@@ -222,15 +222,15 @@ def test_states_keep_model_optimizer_and_scheduler(tmp_path):
         step()
         want = copy.deepcopy([p.detach() for p in model.parameters()]), optimizer.param_groups[0]["lr"]
         states.save("b")
-        states.be("a")
+        states.restore("a")
         step()
         assert all(torch.equal(a, b) for a, b in zip(want[0], model.parameters(), strict=True))
         assert optimizer.param_groups[0]["lr"] == want[1]
-        states.be("b")
+        states.restore("b")
         states.drop("a")
         assert not states.has("a")
         with pytest.raises((TamisError, KeyError)):
-            states.be("a")
+            states.restore("a")
 
 
 def test_bad_input_is_named(tmp_path):
@@ -299,7 +299,7 @@ def test_half_precision_goes_without_probes():
 
 
 def test_a_search_stopped_by_a_bad_sample_loses_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("tamis.search.curriculum.rounds.CHUNK", 16)
+    monkeypatch.setattr("tamis.search.curriculum.rewards.CHUNK", 16)
     model, items = tiny_classifier()
     train, held_out = split(items)
     quick = dict(rounds=(4,), agent=AGENT, update=None, probes=0)

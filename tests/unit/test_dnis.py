@@ -138,7 +138,7 @@ def test_the_second_order_term_is_the_derivative_through_the_look_ahead() -> Non
 
 def test_a_training_is_the_reference_step_by_step() -> None:
     model = make()
-    pruner = DNIS(model, 0.3, config=QUICK, total_steps=STEPS)
+    pruner = DNIS(model, keep=0.3, config=QUICK, total_steps=STEPS)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     held_out = batches(2 * STEPS)[STEPS:]
     counts = [np.zeros(table.rows) for table in pruner.tables]
@@ -161,8 +161,8 @@ def test_a_training_is_the_reference_step_by_step() -> None:
         if number == int(0.8 * STEPS):
             tables = [table.weight.detach().double().numpy() for table in pruner.tables]
             wanted = reference.kept_columns(tables, blocks, slow, 0.3)
-            for gate, alpha, keep in zip((gate_of(t) for t in pruner.tables), slow, wanted, strict=True):
-                assert ((gate.alpha.detach().numpy() > 0) == (keep & (alpha > 0))).all()
+            for gate, keep in zip((gate_of(t) for t in pruner.tables), wanted, strict=True):
+                assert (gate.kept.numpy() == keep).all()
 
 
 def alpha_gradients(pruner: DNIS, batch, alphas) -> list[np.ndarray]:
@@ -278,7 +278,9 @@ def test_what_it_refuses() -> None:
     with pytest.raises(ValueError, match=r"frequencies\['embeddings.item'\]: must count the 40 rows"):
         DNIS(make(), frequencies={"embeddings.user": torch.ones(60)})
     with pytest.raises(ValueError, match=r"keep=0.2, size=0.1: must not be given both"):
-        DNIS(make(), 0.2, size=0.1)
+        DNIS(make(), 0.1, keep=0.2)
+    with pytest.raises(ValueError, match=r"size=0.02: holds 67 bytes, and what says where the rows stand takes 105"):
+        DNIS(make(), 0.02)
     pruner = DNIS(make(), total_steps=STEPS)
     with pytest.raises(ValueError, match="must be given a validation loss"):
         pruner.step()

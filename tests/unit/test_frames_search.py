@@ -28,7 +28,7 @@ from tamis.search.journal import Journal
 from tamis.testing.distributed import run_distributed
 from tamis.transforms import ClipView, FrameSelectionCollator, PixelEncoder, UniformFrames
 from tamis.transforms.frames.map import make_map
-from tamis.transforms.frames.video import shrink
+from tamis.transforms.frames.readers import shrink
 from tests.reference import frames as slow
 from tests.unit.frames_tools import QUICK, planted
 

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import tamis
-from tamis import NoEffectWarning, TamisError, cli
+from tamis import NoEffectWarning, TamisError
+from tamis.cli.main import main
 from tamis.search import carry_policy, search_label_aware
 from tamis.search.label_aware.reward import RewardImages, scaled
 from tamis.search.label_aware.search import SPACE, build_policy
@@ -210,10 +211,10 @@ def test_it_is_searched_from_the_shell(tmp_path, capsys, monkeypatch):
     ]  # fmt: skip
     (tmp_path / "search.toml").write_text("[search]\n" + "\n".join(lines))
     command = ["search", "label_aware", "--config", str(tmp_path / "search.toml"), "--out", str(tmp_path / "found")]
-    assert cli.main(command) == 0
+    assert main(command) == 0
     assert "4 triples of operations for each of 3 classes" in capsys.readouterr().out
     assert tamis.load_policy(tmp_path / "found").classes == CLASSES
-    assert cli.main(["check", str(tmp_path / "found"), "--classes", "bright,dark,busy"]) == 0
+    assert main(["check", str(tmp_path / "found"), "--classes", "bright,dark,busy"]) == 0
 
 
 def test_a_model_without_logits_is_refused():

@@ -305,6 +305,19 @@ def test_summary_names_every_field() -> None:
     assert "schema 2" in plain().summary()
 
 
+def test_facts_are_data_and_diff_names_those_that_differ() -> None:
+    facts = toy().facts()
+    assert facts.as_dict()["search"] == {"trials": 20}
+    assert facts.as_dict()["kept.emb.user"] == tamis.fingerprint(toy().kept["emb.user"])
+    assert str(facts) == toy().summary()
+    assert toy().diff(toy()) == "the two policies say the same"
+    other = dataclasses.replace(toy(), steps=4, weights=toy().weights + 1, search=None)
+    names = [line.partition(":")[0] for line in toy().diff(other).splitlines()]
+    assert names == ["steps", "weights", "search"]
+    with pytest.raises(PolicyError, match="must be a policy of this kind, got 'toy_plain'"):
+        toy().diff(plain())
+
+
 def test_plot_draws_the_tensors_into_a_file(tmp_path: Path) -> None:
     figure = toy().plot(tmp_path / "toy.png")
     assert (tmp_path / "toy.png").read_bytes().startswith(b"\x89PNG")

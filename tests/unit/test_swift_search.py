@@ -126,7 +126,7 @@ def test_the_optimizer_is_not_told_of_the_uniform_trial(monkeypatch):
         seen.append([point.tolist() for point, _ in history])
         return propose(optimizer, history, count, dim, seed=seed)
 
-    monkeypatch.setattr("tamis.search.swift.propose", spy)
+    monkeypatch.setattr("tamis.search.swift.search.propose", spy)
     policy = search(trials=11)
     assert [len(points) for points in seen] == [0, 8, 9]
     assert [0.5] * 8 not in seen[-1]

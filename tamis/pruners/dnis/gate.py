@@ -17,13 +17,13 @@ class BlockGate(Gate):
         rows: n.
         width: K.
         blocks: L.
-        values: keep a mask of single values too (unstructured).
+        values: what remains is decided value by value (unstructured).
 
     Attributes:
         alpha: [L, K] in [0, 1].
         control: [L, K], alpha under random signs; never used in the model.
         block: [n] uint8 or int32.
-        mask: bool [n, K] or None: the values that were decided to remain.
+        kept: bool [L, K], what was decided to remain of each block; or, for single values, bool [n, K].
         active: False as long as alpha is all ones: nothing is multiplied then.
         learning: True while the validation loss is differentiated by alpha.
     """
@@ -32,29 +32,28 @@ class BlockGate(Gate):
     alpha: Tensor
     control: Tensor
     block: Tensor
-    mask: Tensor | None
+    kept: Tensor
 
     def __init__(self, rows: int, width: int, blocks: int, *, values: bool = False) -> None:
         super().__init__()
         self.leaf("alpha", torch.ones(blocks, width))
         self.register_buffer("control", torch.ones(blocks, width))
         self.register_buffer("block", torch.zeros(rows, dtype=torch.uint8 if blocks <= 2**8 else torch.int32))
-        self.register_buffer("mask", torch.ones(rows, width, dtype=torch.bool) if values else None)
+        self.values = values
+        self.register_buffer("kept", torch.ones(rows if values else blocks, width, dtype=torch.bool))
         self.active = self.learning = False
 
     def forward(self, rows: Tensor, ids: Tensor) -> Tensor:
         if not self.active:
             return rows
         alpha = self.alpha if self.learning else self.alpha.detach()
-        factor = alpha[self.block[ids].long()].to(rows.dtype)
-        if self.mask is not None:
-            factor = factor * self.mask[ids]
-        return rows * factor
+        if not self.values:
+            return rows * (alpha * self.kept)[self.block[ids].long()].to(rows.dtype)
+        return rows * alpha[self.block[ids].long()].to(rows.dtype) * self.kept[ids]
 
     def fold(self, weight: Tensor) -> None:
         if self.active:
-            merged = self.merged(weight)
-            weight.copy_(merged if self.mask is None else merged * self.mask)
+            weight.copy_(self.merged(weight).mul_(self.kept if self.values else self.kept[self.block.long()]))
 
     def merged(self, weight: Tensor) -> Tensor:
         """E~: the table [n, K] times alpha, a new tensor."""

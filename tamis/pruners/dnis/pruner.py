@@ -35,8 +35,10 @@ class DNIS(Pruner):
 
     Args:
         model: not wrapped for data-parallel training yet. Tables of width 1 are left alone unless named.
-        keep: share of all (table, dimension) pairs to keep, in (0, 1]; without any budget 0.2.
-        size: share of the tables' bytes to keep instead, index included, in (0, 1].
+        size: share of the tables' bytes to keep, in (0, 1]; without any budget 0.2. What says where the rows of a
+            block stand (4 bytes a row, 1 below 257 rows) is part of it.
+        keep: share of all (table, dimension) pairs to keep instead, in (0, 1]; the block of a table counts as the
+            share of its rows, and an index costs nothing.
         budget_bytes: keep at most this many bytes in all tables instead, index included.
         tables: field name -> module path, to gate only these tables; None: all of them.
         frequencies: field name -> [n], how often each row occurs in the training data; None: counted during the
@@ -46,8 +48,8 @@ class DNIS(Pruner):
 
     Raises:
         TypeError: ``model`` is not an nn.Module, or wrapped already, or a named module is not a plain embedding.
-        ValueError: a budget out of range or more than one given, frequencies that do not fit, or neither
-            frequencies nor a warm-up.
+        ValueError: a budget out of range, too small for its index, or more than one given; frequencies that do not
+            fit, or neither frequencies nor a warm-up.
     """
 
     validates = 1
@@ -55,19 +57,20 @@ class DNIS(Pruner):
     def __init__(
         self,
         model: nn.Module,
-        keep: float | None = None,
-        *,
         size: float | None = None,
+        *,
+        keep: float | None = None,
         budget_bytes: int | None = None,
         tables: Mapping[str, str] | None = None,
         frequencies: Mapping[str, Tensor] | None = None,
         config: DNISConfig | None = None,
         total_steps: int | None = None,
     ) -> None:
-        keep = 0.2 if keep is None and size is None and budget_bytes is None else keep
+        size = 0.2 if size is None and keep is None and budget_bytes is None else size
         self.budget = Budget(keep=keep, size=size, bytes=budget_bytes)
         self.config = config or DNISConfig()
         super().__init__(model, tables=tables, total_steps=total_steps)
+        self._refuse_small_budget()
         self._blocked = self._decided = False
         self._moved = 0
         if frequencies is not None:
@@ -84,6 +87,14 @@ class DNIS(Pruner):
 
     def _block_gates(self) -> list[BlockGate]:
         return [gate for table in self.tables if isinstance(gate := gate_of(table), BlockGate)]
+
+    def _refuse_small_budget(self) -> None:
+        budget, index = self.budget.costs(self.tables)[1], self._fixed_cost()
+        if budget <= index:
+            raise ValueError(
+                f"{self.budget}: holds {budget:,.0f} bytes, and what says where the rows stand takes {index:,.0f} of "
+                "them; give a larger budget, or DimReg, whose columns need no index"
+            )
 
     # ---- blocks
 
@@ -180,10 +191,7 @@ class DNIS(Pruner):
                 stacklevel=4,
             )
         for gate, keep in zip(self._block_gates(), kept, strict=True):
-            if gate.mask is None:
-                gate.alpha.mul_(keep)
-            else:
-                gate.mask.copy_(keep)
+            gate.kept.copy_(keep)
         self._decided = True
 
     def _keep(self, values: Sequence[Tensor]) -> list[Tensor]:
@@ -236,9 +244,7 @@ class DNIS(Pruner):
         if not self._decided:
             self._decide()
         return {
-            table.field: Selection.blocks(gate.block, gate.alpha > 0)
-            if gate.mask is None
-            else Selection(mask=gate.mask.detach().cpu())
+            table.field: Selection(mask=gate.kept.cpu()) if gate.values else Selection.blocks(gate.block, gate.kept)
             for table, gate in zip(self.tables, self._block_gates(), strict=True)
         }
 

@@ -1,14 +1,14 @@
 """The rounds of the reinforced curriculum, Algorithm 1: train the agent, select, update the model, again and stricter.
 
 M. Zhao, H. Wu, D. Niu, X. Wang, "Reinforced Curriculum Learning on Pre-trained Neural Machine Translation Models",
-AAAI 2020 (thesis, chapter 3). The agent is in `optimizers.actor_critic`, rewards in `samplers.curriculum_gradient`,
-features in `samplers.curriculum_state`, selection in `samplers.curriculum`.
+AAAI 2020 (thesis, chapter 3). The agent is in `actor_critic` beside it, rewards in `gradient`, features in
+`tamis.features`, selection in `tamis.samplers.curriculum`.
 
 | symbol | here | meaning |
 |---|---|---|
 | K, b_k | ``rounds`` | pool size of each round; (16, 128) in the paper |
 | D_T | ``train`` | the data that the model was trained on |
-| r | ``reward`` | `curriculum_gradient` |
+| r | ``reward`` | `gradient` |
 | D_S | the updates | one of b, until the validation loss stops falling |
 
 **Deviations**: ``reward="first_order"`` (the default) knows the reward of every sample for the price of two forward
@@ -34,32 +34,36 @@ from typing import Any
 import torch
 from torch import nn
 
-from tamis.core.checks import check_choice, check_int, check_range, check_type
+from tamis.core.checks import check_int, check_type
 from tamis.core.distributed import rank
+from tamis.core.files import replace_file
+from tamis.core.models import evaluating
 from tamis.core.progress import progress_bar
-from tamis.core.rng import check_seed
+from tamis.core.types import Collate, MapDataset, PathOrStr
 from tamis.features.groups import CurriculumFeatures
-from tamis.features.losses import SampleLoss, evaluating, make_batch, sample_loss_of
+from tamis.features.losses import SampleLoss, make_batch, sample_loss_of
 from tamis.policy.base import fingerprint
 from tamis.samplers.curriculum.sampler import CurriculumPolicy
 from tamis.search.curriculum.actor_critic import AgentConfig
-from tamis.search.curriculum.rounds import Rounds, UpdateConfig
-from tamis.search.curriculum.states import States, Steps
-from tamis.search.journal import Journal
+from tamis.search.curriculum.config import CurriculumConfig, UpdateConfig
+from tamis.search.curriculum.rounds import Rounds
+from tamis.search.curriculum.samples import Samples
+from tamis.search.curriculum.states import SchedulerLike, States, Steps
+from tamis.search.run import SearchRun
 
-__all__ = ["UpdateConfig", "search_curriculum"]
+__all__ = ["search_curriculum"]
 
 _UPDATE = UpdateConfig()
 
 
 def search_curriculum(
     model: nn.Module,
-    train: Any,
-    validation: Any,
+    train: MapDataset,
+    validation: MapDataset,
     features: CurriculumFeatures,
     *,
-    selection: Any = None,
-    collate: Callable[[list[Any]], Any] | None = None,
+    selection: MapDataset | None = None,
+    collate: Collate | None = None,
     loss: str | SampleLoss = "auto",
     reward: str = "first_order",
     rounds: tuple[int, ...] = (4, 4, 4, 4),
@@ -71,10 +75,10 @@ def search_curriculum(
     candidates: int | None = 4096,
     update: UpdateConfig | None = _UPDATE,
     optimizer: torch.optim.Optimizer | None = None,
-    scheduler: Any = None,
+    scheduler: SchedulerLike | None = None,
     batch_size: int = 64,
     describe: Callable[[Any], str] | None = None,
-    out: str | Path | None = None,
+    out: PathOrStr | None = None,
     seed: int = 0,
 ) -> CurriculumPolicy:
     """Learn which samples still improve ``model``, and improve it with them, Algorithm 1.
@@ -115,7 +119,7 @@ def search_curriculum(
         ``update=None``: the agent's mean reward at the end).
 
     Raises:
-        TypeError: an ``agent``, ``update``, ``features`` or ``rounds`` that is none.
+        TypeError: an ``agent``, ``update``, ``features`` or ``rounds`` of another type.
         ValueError: empty data, features of other data (another number of samples, or log-likelihoods that are not
             the model's of these samples), a pool larger than the data.
         TamisError: a loss or reward that is not finite, a model without logits or forward-mode derivatives, a journal
@@ -126,72 +130,73 @@ def search_curriculum(
             exact ones deny.
         NoEffectWarning: no update improved the model.
     """
-    agent = AgentConfig() if agent is None else agent
-    check_type("agent", agent, AgentConfig, "an AgentConfig, such as AgentConfig(steps=3000), or None")
-    check_type("update", update, (UpdateConfig, type(None)), "an UpdateConfig, such as UpdateConfig(lr=1e-4), or None")
+    config = CurriculumConfig(
+        reward=reward, rounds=rounds, agent=AgentConfig() if agent is None else agent, probe_lr=probe_lr,
+        lookahead=lookahead, lookahead_lr=lookahead_lr, probes=probes, candidates=candidates, update=update,
+        batch_size=batch_size, seed=seed,
+    )  # fmt: skip
     check_type("features", features, CurriculumFeatures, "CurriculumFeatures; take them by curriculum_features(...)")
-    check_type("rounds", rounds, (tuple, list), "a tuple, one pool size a round, such as (4, 4)")
-    check_choice("reward", reward, ("first_order", "exact"))
-    check_int("probes", probes, low=0)
-    check_int("lookahead", lookahead, low=1)
-    check_range("lookahead_lr", lookahead_lr, low=0, high=10, open_low=True)
-    check_range("probe_lr", probe_lr, low=0, high=1, open_low=True)
-    if lookahead > 1 and reward == "exact":
-        raise ValueError(f"lookahead={lookahead}: is for reward='first_order'; an exact reward is of one step")
     model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-    if optimizer is not None:
-        own = {id(p) for p in model.parameters()}
-        if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-            raise ValueError("optimizer: has no parameter of model; pass the one that was made for this model")
-    _check_data(train, validation, features, rounds, selection)
+    _check_optimizer(optimizer, model)
+    _check_data(train, validation, features, config.rounds, selection)
     prints = {"training": _prints(train), "validation": _prints(validation), "selection": _prints(selection)}
     _warn_of_overlap(prints)
-    seen = _check_features(features, model, train, prints["training"], collate, sample_loss_of(loss))
+    forwards = _check_features(features, model, train, prints["training"], collate, sample_loss_of(loss))
     if selection is None:
         validation, selection = _every_second(validation, 0), _every_second(validation, 1)
-    names = sorted(features.groups)  # the order in which a policy's file keeps them
-    features = replace(
-        features, groups={k: features.groups[k] for k in names}, columns={k: features.columns[k] for k in names}
-    )
     if update is not None and optimizer is None:
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=update.lr)
-    config = {
-        "search": "curriculum", "features": features.digest(), "model": fingerprint(dict(model.state_dict())),
-        "reward": reward, "agent": str(agent), "probe_lr": probe_lr, "probes": probes, "candidates": candidates,
-        "lookahead": [lookahead, lookahead_lr, lookahead > 1 and batch_size], "update": str(update),
-        "seed": check_seed(seed), "rounds": list(rounds), "held_out": [len(validation), len(selection)],
+    samples = Samples(
+        model=model, train=train, validation=validation, selection=selection, collate=collate,
+        loss=sample_loss_of(loss), batch_size=batch_size, prints=prints["training"],
+    )  # fmt: skip
+    features = _in_file_order(features)
+    data = {
+        "features": features.digest(), "model": fingerprint(dict(model.state_dict())),
+        "held_out": [len(validation), len(selection)],
         "held_out_data": [fingerprint(prints["validation"]), fingerprint(prints["selection"])],
         "loss": loss if isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__name__),
         "optimizer": type(optimizer).__name__, "scheduler": type(scheduler).__name__,
+        "path_batch": batch_size if lookahead > 1 else None,  # the steps ahead are of such batches
     }  # fmt: skip
-    folder = None if out is None else Path(out)
-    run = Rounds(
-        model=model, train=train, validation=validation, selection=selection, collate=collate,
-        loss=sample_loss_of(loss), reward=reward, agent=agent, probe_lr=probe_lr, probes=probes, lookahead=lookahead,
-        lookahead_lr=lookahead_lr, candidates=candidates, update=update, describe=describe, seed=seed, out=folder,
-        batch_size=check_int("batch_size", batch_size, low=1),
-        steps=Steps(Journal(None if folder is None else folder / "journal.jsonl", config)),
-        states=States(model, optimizer, scheduler, None if folder is None else folder / "states"),
-        prints=prints["training"], forwards=seen,
-    )  # fmt: skip
-    policy = run.all_rounds(features, tuple(rounds))
-    if folder is not None and rank() == 0:
-        policy.save(folder)
-        if update is not None:
-            _save_weights(model, folder / "model.safetensors")
-    return policy
+    with SearchRun("curriculum", config, out, data=data) as run:
+        states = States(model, optimizer, scheduler, None if run.folder is None else run.folder / "states")
+        work = Rounds(
+            samples=samples, config=config, run=run, steps=Steps(run.open()), states=states, describe=describe
+        )
+        policy = work.search(features, forwards)
+        return run.finish(policy, also=None if update is None else lambda folder: _save_weights(model, folder))
 
 
-def _save_weights(model: nn.Module, path: Path) -> None:
+def _in_file_order(features: CurriculumFeatures) -> CurriculumFeatures:
+    """The groups in the order in which a policy's file keeps them."""
+    names = sorted(features.groups)
+    return replace(
+        features, groups={k: features.groups[k] for k in names}, columns={k: features.columns[k] for k in names}
+    )
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer | None, model: nn.Module) -> None:
+    if optimizer is None:
+        return
+    own = {id(p) for p in model.parameters()}
+    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError("optimizer: has no parameter of model; pass the one that was made for this model")
+
+
+def _save_weights(model: nn.Module, folder: Path) -> None:
     from safetensors.torch import save_model
 
-    save_model(model, str(path.with_suffix(".tmp")))  # knows tensors that are shared
-    path.with_suffix(".tmp").replace(path)
+    replace_file(folder / "model.safetensors", lambda path: save_model(model, str(path)))  # knows shared tensors
 
 
-def _check_data(train: Any, validation: Any, features: CurriculumFeatures, rounds: Any, selection: Any) -> None:
-    if not rounds:
-        raise ValueError("rounds=(): must name the pool size of at least one round")
+def _check_data(
+    train: MapDataset,
+    validation: MapDataset,
+    features: CurriculumFeatures,
+    rounds: tuple[int, ...],
+    selection: MapDataset | None,
+) -> None:
     for pool in rounds:
         check_int("rounds", pool, low=2, high=len(train))
     if len(features) != len(train):
@@ -203,7 +208,7 @@ def _check_data(train: Any, validation: Any, features: CurriculumFeatures, round
         )
 
 
-def _prints(data: Any) -> list[str] | None:
+def _prints(data: MapDataset | None) -> list[str] | None:
     """Fingerprint of each sample; None if they have no bytes of their own (images), or others at each look (noise)."""
     if data is None:
         return None
@@ -214,7 +219,7 @@ def _prints(data: Any) -> list[str] | None:
     return prints if not prints or prints[0] == _item_print(data[0]) else None
 
 
-def _item_print(item: Any) -> str:
+def _item_print(item: object) -> str:
     return fingerprint(item if isinstance(item, dict) else list(item) if isinstance(item, tuple) else item)[-32:]
 
 
@@ -232,7 +237,12 @@ def _warn_of_overlap(prints: dict[str, list[str] | None]) -> None:
 
 
 def _check_features(
-    features: CurriculumFeatures, model: nn.Module, train: Any, prints: list[str] | None, collate: Any, loss: SampleLoss
+    features: CurriculumFeatures,
+    model: nn.Module,
+    train: MapDataset,
+    prints: list[str] | None,
+    collate: Collate | None,
+    loss: SampleLoss,
 ) -> int:
     """Compare a few log-likelihoods with the model's, where `curriculum_features` took them: samples looked at."""
     name = "log_likelihood"
@@ -251,5 +261,5 @@ def _check_features(
     return len(places)
 
 
-def _every_second(data: Any, start: int) -> Any:
-    return torch.utils.data.Subset(data, range(start, len(data), 2))
+def _every_second(data: MapDataset, start: int) -> MapDataset:
+    return torch.utils.data.Subset(data, range(start, len(data), 2))  # type: ignore[arg-type]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from tamis.core.distributed import broadcast_object, is_distributed, rank
 from tamis.core.errors import TamisError
-from tamis.search.journal import Journal
+from tamis.core.files import write_tensors
+from tamis.core.types import Stateful
+from tamis.search.journal import Journal, Record
 
-__all__ = ["States", "Steps"]
+__all__ = ["START", "SchedulerLike", "States", "Steps"]
+
+START = "start"  # the state before any update
 
 
 class Steps:
@@ -28,33 +32,38 @@ class Steps:
         self.journal = journal
         self.count = 0
 
-    def do(self, compute: Callable[[], dict[str, Any]], of: str | None = None) -> dict[str, Any]:
-        """The next step's record: from the journal, else ``compute()``, on disk when this returns."""
-        return self.do_many([0], lambda _: [compute()], of=[of])[0]
+    def run(self, compute: Callable[[], Record], inputs: str | None = None) -> Record:
+        """The next step's record: from the journal, else ``compute()``, on disk when this returns.
 
-    def do_many(
+        Args:
+            compute: makes the record.
+            inputs: fingerprint of the data that it is made from; None where there is none.
+        """
+        return self.run_many([0], lambda _: [compute()], inputs=[inputs])[0]
+
+    def run_many(
         self,
-        items: list[Any],
-        compute: Callable[[list[Any]], list[dict[str, Any]]],
+        items: list[int],
+        compute: Callable[[list[int]], list[Record]],
         at_once: int = 1,
-        of: list[str | None] | None = None,
-    ) -> list[dict[str, Any]]:
+        inputs: list[str | None] | None = None,
+    ) -> list[Record]:
         """The next ``len(items)`` steps, computed ``at_once`` at a time; every rank gets rank 0's records.
 
         Args:
             items: what each step is computed from.
             compute: items -> their records.
             at_once: steps between two writes.
-            of: fingerprint of the data of each step, kept with its record; None where there is none.
+            inputs: as `run`, of each step.
 
         Raises:
-            TamisError: a step in the journal is of other data.
+            TamisError: a step in the journal was made from other data.
         """
-        of = of or [None] * len(items)
+        inputs = inputs or [None] * len(items)
         first, self.count = self.count, self.count + len(items)
         missing = [k for k in range(len(items)) if first + k not in self.journal.records]
         for k in set(range(len(items))) - set(missing):
-            if self.journal.records[first + k].get("of") != of[k]:
+            if self.journal.records[first + k].get("inputs") != inputs[k]:
                 raise TamisError(
                     f"{self.journal.path}: step {first + k} is of other data: train or its order has changed; use "
                     "another out=, or the same data, to go on"
@@ -62,9 +71,17 @@ class Steps:
         for at in range(0, len(missing), at_once):
             part = missing[at : at + at_once]
             records = broadcast_object(compute([items[k] for k in part]))
-            known = [{} if of[k] is None else {"of": of[k]} for k in part]
+            known = [{} if inputs[k] is None else {"inputs": inputs[k]} for k in part]
             self.journal.append([{"trial": first + k, **o, **r} for k, o, r in zip(part, known, records, strict=True)])
         return [self.journal.records[first + k] for k in range(len(items))]
+
+
+class SchedulerLike(Stateful, Protocol):
+    """A learning rate scheduler, as torch's."""
+
+    def step(self) -> object:
+        """After each update."""
+        ...
 
 
 class States:
@@ -77,7 +94,13 @@ class States:
         folder: where files go; None keeps copies in memory.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Any, scheduler: Any, folder: Path | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        scheduler: SchedulerLike | None,
+        folder: Path | None,
+    ) -> None:
         self.model, self.optimizer, self.scheduler, self.folder = model, optimizer, scheduler, folder
         self.memory: dict[str, tuple[dict[str, Tensor], str]] = {}
         self.now = ""  # the name of the state that the model is in
@@ -97,17 +120,9 @@ class States:
         if self.folder is None:
             self.memory[name] = tensors, text
         elif rank() == 0:
-            from safetensors.torch import save_file
+            write_tensors(self._path(name), tensors, {"state": text})
 
-            path = self._path(name)
-            temporary = path.with_suffix(".tmp")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary, metadata={"state": text})
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-
-    def be(self, name: str) -> None:
+    def restore(self, name: str) -> None:
         """Bring model, optimizer and scheduler to the state ``name``, if they are in another one.
 
         Raises:
@@ -149,7 +164,7 @@ class States:
         return (self.folder or Path()) / f"{name}.safetensors"
 
 
-def _flatten(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
+def _flatten(value: object, where: str, tensors: dict[str, Tensor]) -> object:
     """JSON of ``value``; its tensors go to ``tensors`` as copies. Dicts become pairs, so that int keys stay int."""
     if isinstance(value, Tensor):
         tensors[where] = value.detach().cpu().clone().contiguous()

@@ -1,7 +1,8 @@
 """Search-Map-Search."""
 
 from tamis.optimizers.guided_local_search import GLSConfig
+from tamis.search.frames.config import FramesConfig
 from tamis.search.frames.search import search_frames
 from tamis.search.frames.training import MapConfig
 
-__all__ = ["GLSConfig", "MapConfig", "search_frames"]
+__all__ = ["FramesConfig", "GLSConfig", "MapConfig", "search_frames"]

@@ -12,11 +12,13 @@ import torch
 
 from tamis.core.checks import check_int, check_type
 from tamis.core.distributed import broadcast_object, parallel_map, rank
+from tamis.core.files import write_tensors
 from tamis.core.progress import progress_bar
 from tamis.core.rng import numpy_generator
+from tamis.core.types import VideoSource
 from tamis.policy.base import fingerprint
-from tamis.transforms.frames.collator import clip_identity
 from tamis.transforms.frames.encoder import FrameEncoder, PixelEncoder
+from tamis.transforms.frames.identity import clip_identity
 from tamis.transforms.frames.video import open_video
 
 __all__ = ["checked_labels", "checked_logits", "keep", "read_features"]
@@ -25,7 +27,7 @@ _CHUNK = 32  # clips read between two steps of the progress bar
 _THUMBNAIL, _COMPONENTS, _NEIGHBOURS = (32, 48), 48, 1
 
 
-def checked_labels(labels: Any, count: int, folds: int, *, fitted: bool) -> np.ndarray:
+def checked_labels(labels: Iterable[object], count: int, folds: int, *, fitted: bool) -> np.ndarray:
     """``labels`` as int64 [count].
 
     Args:
@@ -39,8 +41,8 @@ def checked_labels(labels: Any, count: int, folds: int, *, fitted: bool) -> np.n
         ValueError: something else; the message says what it is and how to make labels of it.
     """
     check_type("labels", labels, Iterable, "one integer a video, e.g. a list")
-    whole = isinstance(labels, (np.ndarray, torch.Tensor))
-    array = np.array([_number(i, label) for i, label in enumerate(labels.tolist() if whole else labels)])
+    listed = labels.tolist() if isinstance(labels, (np.ndarray, torch.Tensor)) else labels
+    array = np.array([_number(i, label) for i, label in enumerate(listed)])
     if len(array) != count:
         raise ValueError(f"labels: got {len(array)} for {count} videos; must be one a video, in the videos' order")
     check_int("folds", folds, low=2, high=max(2, count))
@@ -63,7 +65,7 @@ def checked_labels(labels: Any, count: int, folds: int, *, fitted: bool) -> np.n
     return array.astype(np.int64)
 
 
-def _number(at: int, label: Any) -> int:
+def _number(at: int, label: object) -> int:
     """One label, an integer >= 0."""
     label = label.item() if isinstance(label, torch.Tensor) and not label.ndim else label
     if isinstance(label, str):
@@ -84,6 +86,11 @@ def _number(at: int, label: Any) -> int:
 def checked_logits(logits: Sequence[Any], features: list[np.ndarray], labels: np.ndarray) -> list[np.ndarray]:
     """Logits of the user's own model as float64 [m, C] of each video.
 
+    Args:
+        logits: of each video, [m, C].
+        features: of each video, [m, d].
+        labels: int [V].
+
     Raises:
         ValueError: other shapes than the features', fewer classes than labels, or a value that is not finite.
     """
@@ -101,7 +108,7 @@ def checked_logits(logits: Sequence[Any], features: list[np.ndarray], labels: np
 
 
 def read_features(
-    videos: Sequence[Any],
+    videos: Sequence[VideoSource],
     encoder: FrameEncoder | None,
     candidates: int,
     kept: Path | None,
@@ -163,7 +170,7 @@ def read_features(
         return keep(kept, "features", digest, all_features), model
 
 
-def _names(videos: Sequence[Any], encoder: FrameEncoder | None) -> list[str]:
+def _names(videos: Sequence[VideoSource], encoder: FrameEncoder | None) -> list[str]:
     """What tells whether features that were kept are of these videos."""
     if encoder is not None and not hasattr(encoder, "digest"):
         raise TypeError("out: the encoder has no digest(); give it one that changes with its weights, or leave out out")
@@ -180,9 +187,15 @@ def _names(videos: Sequence[Any], encoder: FrameEncoder | None) -> list[str]:
 
 
 def keep(folder: Path | None, name: str, digest: str, make: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
-    """What ``make`` gives, or what it gave under the same digest and was kept in ``folder``."""
+    """What ``make`` gives, or what it gave under the same digest and was kept in ``folder``.
+
+    Args:
+        folder: None keeps nothing.
+        name: of the file.
+        digest: of all that the arrays depend on.
+        make: called on every rank if there is no such file, or one of another digest.
+    """
     from safetensors import safe_open
-    from safetensors.torch import save_file
 
     path = None if folder is None else folder / f"{name}.safetensors"
     found = None
@@ -194,8 +207,6 @@ def keep(folder: Path | None, name: str, digest: str, make: Callable[[], list[np
     if found is None:
         found = make()
         if path is not None and rank() == 0:
-            path.parent.mkdir(parents=True, exist_ok=True)
             tensors = {f"{i:07d}": torch.from_numpy(np.ascontiguousarray(rows)) for i, rows in enumerate(found)}
-            save_file(tensors, path.with_suffix(".tmp"), metadata={"digest": digest})
-            path.with_suffix(".tmp").replace(path)
+            write_tensors(path, tensors, {"digest": digest})
     return found

@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from tamis.core.distributed import broadcast_object, parallel_map
-from tamis.core.rng import numpy_generator, seed_of
-from tamis.search.frames.training import batches, seeded
+from tamis.core.rng import numpy_generator, seed_of, seeded_globals
+from tamis.search.frames.training import batches
 
 __all__ = [
     "Fit",
@@ -86,7 +86,7 @@ def fit_on_frames(
     inputs = [torch.from_numpy((clip - mean) / std).float() for clip in features]
     target = torch.from_numpy(labels)
     chances = [_chances(len(clip), times) for clip in features]
-    with seeded(seed_of(seed, 21)):
+    with seeded_globals(seed_of(seed, 21)):
         layers = (nn.Linear(len(mean), width), nn.ReLU(), nn.Dropout(0.5), nn.Linear(width, int(labels.max()) + 1))
         network = nn.Sequential(*layers)
         optimizer = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=0.05)

@@ -1,7 +1,7 @@
 """Search-Map-Search, the two stages that need labels: which frames were best, and how to tell from the features.
 
 M. Zhao et al., "Search-Map-Search: A Frame Selection Paradigm for Action Recognition", CVPR 2023 (chapter 5 of
-M. Zhao's thesis): Algorithm 4 (`search_clip`, stage 1) and Eq. (5.4) (`frames_training.train_map`, stage 2). Stage 3
+M. Zhao's thesis): Algorithm 4 (`clips.search_clip`, stage 1) and Eq. (5.4) (`training.train_map`, stage 2). Stage 3
 and the policy are in `tamis.transforms.frames.policy`, Guided Local Search in `tamis.optimizers.guided_local_search`.
 
 ======= ================= ==================================================================================
@@ -16,13 +16,13 @@ h*      the target        mean feature of the best combination, with which the m
 
 **Deviations**: M is fitted on other videos than those it is asked about (``folds`` models); the thesis searches the
 videos M was trained on, whose losses are near 0 everywhere. M's logits are weighted by the time of the frame
-(`frames_models.time_weights`): a weak M is confident by chance where nothing is to be seen, and an argmin over its
+(`frames.models.time_weights`): a weak M is confident by chance where nothing is to be seen, and an argmin over its
 losses finds just those frames. A frame of next to no weight is no candidate of stage 1: it is harmless, hence often
 chosen, and would pull the target away from what is to be seen. Both searches of Algorithm 4 start as the thesis says
 (cheapest clip n times; then random frames), each with half the budget; the frame search's random start is one of its
 ``restarts`` (best kept), because one random start decides too much where a clip has few good frames.
 
-**Unstated**: how many folds (5); optimizer, rate and epochs of the map, see `frames_training.MapConfig`.
+**Unstated**: how many folds (5); optimizer, rate and epochs of the map, see `MapConfig`.
 """
 
 from __future__ import annotations
@@ -30,22 +30,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 
-from tamis.core.checks import check_int, check_type
 from tamis.core.distributed import broadcast_object, parallel_map, rank
 from tamis.core.progress import progress_bar
-from tamis.core.rng import check_seed, numpy_generator, seed_of
-from tamis.optimizers.frame_costs import GLSConfig, MeanLogitObjective, guided_local_search
-from tamis.policy.base import DataInfo, SearchInfo, fingerprint
+from tamis.core.rng import seed_of
+from tamis.core.types import PathOrStr, VideoSource
+from tamis.policy.base import DataInfo, fingerprint
+from tamis.search.frames.clips import decided, search_clip
+from tamis.search.frames.config import FramesConfig
 from tamis.search.frames.inputs import checked_labels, checked_logits, keep, read_features
 from tamis.search.frames.models import Fit, fit_frame_model, model_forwards, weighted_logits
 from tamis.search.frames.training import MapConfig, MapResult, train_map
 from tamis.search.frames.unseen import compare_with_uniform, warn_if_no_better
-from tamis.search.journal import Journal, refuse_other
+from tamis.search.journal import Journal, Record
+from tamis.search.run import SearchRun
 from tamis.transforms.frames.encoder import FrameEncoder, PixelEncoder
 from tamis.transforms.frames.policy import FramePolicy, clip_features
 
@@ -55,7 +57,7 @@ _CHUNK = 32  # clips searched between two writes to the journal
 
 
 def search_frames(
-    videos: Sequence[Any],
+    videos: Sequence[VideoSource],
     labels: Sequence[int] | np.ndarray,
     num_frames: int = 8,
     *,
@@ -74,7 +76,7 @@ def search_frames(
     time_rounds: int = 2,
     map_config: MapConfig | None = None,
     seed: int = 0,
-    out: str | Path | None = None,
+    out: PathOrStr | None = None,
 ) -> FramePolicy:
     """Learn to choose frames from videos with labels.
 
@@ -99,7 +101,7 @@ def search_frames(
         time_waves: of relative time in a feature, see `FramePolicy`.
         time_weight: its weight.
         time_bins: parts of a clip whose frames' logits are weighted by how much they tell
-            (`frames_models.time_weights`; not those of ``logits`` of yours), and frames whose logits tell next to
+            (`frames.models.time_weights`; not those of ``logits`` of yours), and frames whose logits tell next to
             nothing are no candidates of stage 1 (of all logits); 0: neither.
         time_rounds: how often the models are fitted; from the second round on, on frames drawn by the weights of the
             round before. Only for the default ``fit`` and ``time_bins`` > 0.
@@ -114,57 +116,85 @@ def search_frames(
 
     Warns:
         NoEffectWarning: on the clips that the map was not trained on (``map_config.held_out``; 8 or more) the frames it
-            chooses are not better than uniform ones, see `frames_unseen`.
+            chooses are not better than uniform ones, see `frames.unseen`.
     """
+    config = FramesConfig(
+        num_frames=num_frames, centred=centred, folds=folds, clip_length=clip_length, budget=budget, restarts=restarts,
+        candidates=candidates, time_waves=time_waves, time_weight=time_weight, time_bins=time_bins,
+        time_rounds=time_rounds, map_config=MapConfig() if map_config is None else map_config, seed=seed,
+    )  # fmt: skip
     labels = checked_labels(labels, len(videos), folds, fitted=logits is None)
-    check_int("num_frames", num_frames, low=1)
-    check_int("clip_length", clip_length, low=1)
-    check_seed(seed)
-    check_int("time_bins", time_bins, low=0)
-    check_int("time_rounds", time_rounds, low=1)
-    map_config, kept = MapConfig() if map_config is None else map_config, None if out is None else Path(out)
-    check_type("map_config", map_config, MapConfig, "a MapConfig, such as MapConfig(width=64), or None")
-    options = {"num_frames": num_frames, "clip_length": clip_length, "budget": budget, "restarts": restarts}
-    config = {
-        "search": "frames", **options, "seed": seed, "telling": time_bins > 0, "labels": fingerprint(labels),
-    }  # fmt: skip
-    if kept is not None:
-        refuse_other(kept / "journal.jsonl", config)
-    features, encoder = read_features(videos, encoder, candidates, kept, seed, centred=centred)
+    known = {"telling": time_bins > 0, "labels": fingerprint(labels)}
+    with SearchRun("frames", config, out, data=known) as run:
+        return _search(run, config, videos, labels, encoder, logits, fit)
+
+
+def _search(
+    run: SearchRun,
+    config: FramesConfig,
+    videos: Sequence[VideoSource],
+    labels: np.ndarray,
+    encoder: FrameEncoder | None,
+    logits: Sequence[np.ndarray] | None,
+    fit: Fit,
+) -> FramePolicy:
+    """All stages; on every rank the same policy."""
+    features, encoder = read_features(
+        videos, encoder, config.candidates, run.folder, config.seed, centred=config.centred
+    )
     forwards = 0
     if logits is None:
-        own_fit = fit is not fit_frame_model
-        forwards = model_forwards(features, folds, time_rounds if time_bins else 1, trained=not own_fit)
-        logits = keep(
-            None if own_fit else kept,
-            "logits",
-            fingerprint(features, labels, folds, seed, time_bins, time_rounds),
-            lambda: weighted_logits(
-                features, labels, fit=fit, folds=folds, seed=seed, bins=time_bins, rounds=time_rounds
-            ),
-        )
+        logits, forwards = _logits(features, labels, fit, config, run.folder)
     logits = checked_logits(logits, features, labels)
-    config["data"] = fingerprint(logits)
-    journal = Journal(None if kept is None else kept / "journal.jsonl", config)
-    places = [_telling(rows) if time_bins else np.arange(len(rows)) for rows in logits]
-    _search_all(logits, places, labels, journal, options, seed)
-    chosen = [np.array(journal.records[i]["frames"]) for i in range(len(videos))]
-    stacked = np.concatenate(features)
-    std = stacked.std(0)
-    mean, std = stacked.mean(0), np.where(std > 1e-6 * max(float(std.max()), 1e-12), std, 1.0)
-    rows = [clip_features(f, mean, std, time_waves, time_weight) for f in features]
+    records = _search_all(logits, labels, run.open(data=fingerprint(logits)), config)
+    chosen = [np.array(record["frames"]) for record in records]
+    policy, result = _mapped(features, chosen, encoder, config)
+    unseen = compare_with_uniform(policy.selector(), features, logits, labels, result.held, config.num_frames)
+    evaluations = sum(record["evaluations"] for record in records)
+    # a sample is one frame, through a frame model or through the map
+    budget = {
+        "evaluations": evaluations + unseen.evaluations,
+        "sample_forwards": forwards + result.forwards + unseen.forwards,
+    }
+    policy = replace(policy, search=run.info(result.score, budget, **unseen.facts()))
+    if rank() == 0:
+        warn_if_no_better(unseen)
+    return run.finish(policy)
+
+
+def _logits(
+    features: list[np.ndarray], labels: np.ndarray, fit: Fit, config: FramesConfig, folder: Path | None
+) -> tuple[list[np.ndarray], int]:
+    """Out-of-fold logits, those kept in ``folder`` if it has them, and the frames they cost."""
+    folds, seed, bins, rounds = config.folds, config.seed, config.time_bins, config.time_rounds
+    own = fit is not fit_frame_model
+    found = keep(
+        None if own else folder,  # nobody can tell when a function of the user's changes
+        "logits",
+        fingerprint(features, labels, folds, seed, bins, rounds),
+        lambda: weighted_logits(features, labels, fit=fit, folds=folds, seed=seed, bins=bins, rounds=rounds),
+    )
+    return found, model_forwards(features, folds, rounds if bins else 1, trained=not own)
+
+
+def _mapped(
+    features: list[np.ndarray], chosen: list[np.ndarray], encoder: FrameEncoder | None, config: FramesConfig
+) -> tuple[FramePolicy, MapResult]:
+    """Stage 2: the policy whose map was trained on the frames that stage 1 chose."""
+    mean, std = _standard(features)
+    rows = [clip_features(f, mean, std, config.time_waves, config.time_weight) for f in features]
     targets = [r[c].mean(0) for r, c in zip(rows, chosen, strict=True)]
-    trained = train_map(rows, targets, map_config, seed=seed) if rank() == 0 else None
+    trained = train_map(rows, targets, config.map_config, seed=config.seed) if rank() == 0 else None
     result = cast(MapResult, broadcast_object(trained))
     own = encoder if isinstance(encoder, PixelEncoder) else None
     policy = FramePolicy(
-        num_frames=num_frames,
+        num_frames=config.num_frames,
         feature_size=features[0].shape[1],
-        map=map_config.kind,
-        width=map_config.width,
-        time_waves=time_waves,
-        time_weight=time_weight,
-        budget=budget,
+        map=config.map_config.kind,
+        width=config.map_config.width,
+        time_waves=config.time_waves,
+        time_weight=config.time_weight,
+        budget=config.budget,
         thumbnail=own.size if own else (0, 0),
         neighbours=own.neighbours if own else 0,
         centred=own.centred if own else False,
@@ -172,106 +202,31 @@ def search_frames(
         scale={"mean": torch.from_numpy(mean).float(), "std": torch.from_numpy(std).float()},
         encoder={"mean": own.mean, "components": own.components} if own else {},
         profile=_profile(chosen, [len(f) for f in features]),
-        data=DataInfo(n=len(videos)),
+        data=DataInfo(n=len(features)),
     )
-    unseen = compare_with_uniform(policy.selector(), features, logits, labels, result.held, num_frames)
-    evaluations = sum(journal.records[i]["evaluations"] for i in range(len(videos)))
-    info = SearchInfo(
-        seed=seed,
-        # a sample is one frame, through a frame model or through the map
-        budget={
-            "evaluations": evaluations + unseen.evaluations,
-            "sample_forwards": forwards + result.forwards + unseen.forwards,
-        },
-        score=result.score,
-        config={**options, "folds": folds, "map": map_config.kind, **unseen.facts()},
-    )
-    policy = replace(policy, search=info)
-    if rank() == 0:
-        warn_if_no_better(unseen)
-        if kept is not None:
-            policy.save(kept)
-    return policy
+    return policy, result
 
 
-def search_clip(
-    logits: np.ndarray,
-    label: int,
-    num_frames: int,
-    *,
-    clip_length: int = 30,
-    budget: int = 3000,
-    restarts: int = 2,
-    seed: int = 0,
-) -> tuple[np.ndarray, float, int]:
-    """Stage 1 for one video, Algorithm 4: clips first, then frames inside the chosen clips.
-
-    Args:
-        logits: [m, C] of single frames, by a model that was not fitted on this video.
-        label: y.
-        num_frames: n.
-        clip_length: K.
-        budget: most evaluations, both searches together.
-        restarts: random starts of the frame search, which share its budget.
-        seed: of the starts.
-
-    Returns:
-        frames int64 [n] sorted, the loss L(M(frames), y), the evaluations spent.
-
-    Raises:
-        ValueError: the budget does not cover the losses of clips and frames.
-    """
-    objective = MeanLogitObjective(logits, label)
-    size = objective.size
-    clips = [np.arange(first, min(first + clip_length, size)) for first in range(0, size, clip_length)]
-    if budget < 2 * (len(clips) + 1) + size + restarts:
-        raise ValueError(
-            f"budget={budget}: must be at least {2 * (len(clips) + 1) + size + restarts} for {size} frames"
-        )
-    coarse = MeanLogitObjective(np.stack([objective.logits[clip].mean(0) for clip in clips]), label)
-    first = guided_local_search(coarse, num_frames, config=GLSConfig(budget=budget // 2 - size // 2))  # lines 1-3
-    allowed = [clips[k] for k in first.frames]  # line 4
-    alone = objective.costs(np.arange(size)[:, None])
-    spent = first.evaluations + size
-    best: tuple[np.ndarray, float] | None = None
-    for restart in range(restarts):
-        share = (budget - spent) // (restarts - restart)
-        rng = numpy_generator(seed, restart)
-        start = np.array([int(rng.choice(frames)) for frames in allowed])  # line 5
-        found = guided_local_search(
-            objective, num_frames, config=GLSConfig(budget=share), start=start, frame_costs=alone, allowed=allowed
-        )  # line 6
-        spent += found.evaluations
-        if best is None or found.cost < best[1]:
-            best = (found.frames, found.cost)
-        if found.exact:
-            break
-    frames, cost = best if best is not None else (first.frames, first.cost)
-    return frames, cost, spent
-
-
-def _telling(logits: np.ndarray) -> np.ndarray:
-    """Frames whose logits differ between the classes, at least a tenth as much as the most decided frame's."""
-    spread = np.ptp(logits, axis=1)
-    return np.flatnonzero(spread >= 0.1 * spread.max())
+def _standard(features: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of all frames' features, [d] each; 1 where a feature hardly varies."""
+    stacked = np.concatenate(features)
+    std = stacked.std(0)
+    return stacked.mean(0), np.where(std > 1e-6 * max(float(std.max()), 1e-12), std, 1.0)
 
 
 def _search_all(
-    logits: Sequence[np.ndarray],
-    places: list[np.ndarray],
-    labels: np.ndarray,
-    journal: Journal,
-    options: dict[str, int],
-    seed: int,
-) -> None:
-    """Stage 1 over all videos that the journal lacks, spread over the processes."""
+    logits: Sequence[np.ndarray], labels: np.ndarray, journal: Journal, config: FramesConfig
+) -> list[Record]:
+    """Stage 1: the records of all videos; those that the journal lacks are spread over the processes."""
 
-    def one(number: int) -> dict[str, Any]:
-        allowed = places[number]
-        own = seed_of(seed, 4, number)
-        chosen, cost, spent = search_clip(logits[number][allowed], int(labels[number]), seed=own, **options)
-        chosen = allowed[chosen]
-        return {"trial": number, "frames": chosen.tolist(), "score": -cost, "evaluations": spent}
+    def one(number: int) -> Record:
+        rows = logits[number]
+        allowed = decided(rows) if config.time_bins else np.arange(len(rows))
+        chosen, cost, spent = search_clip(
+            rows[allowed], int(labels[number]), config.num_frames, clip_length=config.clip_length,
+            budget=config.budget, restarts=config.restarts, seed=seed_of(config.seed, 4, number),
+        )  # fmt: skip
+        return {"trial": number, "frames": allowed[chosen].tolist(), "score": -cost, "evaluations": spent}
 
     missing = [i for i in range(len(labels)) if i not in journal.records]
     with progress_bar(total=len(labels), desc="frames: search") as bar:
@@ -280,6 +235,7 @@ def _search_all(
             journal.append(parallel_map(one, missing[at : at + _CHUNK]))
             bar.set_postfix(loss=f"{-np.mean([record['score'] for record in journal.records.values()]):.3g}")
             bar.update(len(missing[at : at + _CHUNK]))
+    return [journal.records[i] for i in range(len(labels))]
 
 
 def _profile(chosen: list[np.ndarray], sizes: list[int]) -> torch.Tensor:

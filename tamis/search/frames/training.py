@@ -18,7 +18,7 @@ from torch import nn
 
 from tamis.core.checks import check_choice, check_int, check_range
 from tamis.core.progress import progress_bar
-from tamis.core.rng import numpy_generator, seed_of, torch_generator
+from tamis.core.rng import numpy_generator, seed_of, seeded_globals, torch_generator
 from tamis.transforms.frames.map import MAPS, make_map
 
 __all__ = ["MapConfig", "MapResult", "pack", "train_map"]
@@ -96,7 +96,7 @@ def train_map(rows: list[np.ndarray], targets: list[np.ndarray], config: MapConf
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     losses = []
     with (
-        seeded(seed_of(seed, 13)),
+        seeded_globals(seed_of(seed, 13)),
         progress_bar(range(config.epochs), total=config.epochs, desc="frames: map") as epochs,
     ):
         for epoch in epochs:
@@ -145,17 +145,3 @@ def batches(items: np.ndarray, size: int, seed: int, epoch: int) -> Iterator[np.
     order = torch.randperm(len(items), generator=torch_generator(seed, 14, epoch)).numpy()
     for at in range(0, len(items), size):
         yield items[order[at : at + size]]
-
-
-class seeded:
-    """Torch's global CPU generator seeded inside, and as it was outside: dropout has no generator of its own."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def __enter__(self) -> None:
-        self.before = torch.get_rng_state()
-        torch.default_generator.manual_seed(self.seed)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_rng_state(self.before)

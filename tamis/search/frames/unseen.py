@@ -126,5 +126,5 @@ def warn_if_no_better(unseen: Unseen) -> None:
             f"uniform ones of {unseen.uniform:.4g} (standard error of the difference {unseen.error:.2g}): nothing "
             "shows that they are better; give more videos or a better encoder=, or use UniformFrames()",
             NoEffectWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

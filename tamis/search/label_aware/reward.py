@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from tamis.core.distributed import parallel_map
 from tamis.core.errors import TamisError
+from tamis.core.models import device_of, evaluating
 from tamis.policy.base import fingerprint
 from tamis.transforms.images.ops import check_image, draw
 from tamis.transforms.images.tensor import apply_batch
@@ -71,8 +72,7 @@ class RewardImages:
         self.groups = torch.from_numpy(groups)[self.labels].numpy()
         self.counts = np.bincount(self.groups, minlength=int(groups.max()) + 1)
         self.batches = list(torch.split(torch.arange(len(self.images)), batch_size))
-        first = next(model.parameters(), None)
-        self.device = torch.device("cpu") if first is None else first.device
+        self.device = device_of(model)
         self._clean: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -108,13 +108,8 @@ class RewardImages:
 
     def _sums(self, triples: np.ndarray | None, trial: int, repeat: int) -> np.ndarray:
         """The sum of each group's scores, augmented or clean: float64 [G]."""
-        training = [module for module in self.model.modules() if module.training]
-        self.model.eval()
-        try:
+        with evaluating(self.model):
             parts = parallel_map(lambda rows: self._batch(rows, triples, trial, repeat), self.batches)
-        finally:
-            for module in training:
-                module.training = True
         total: np.ndarray = np.sum(parts, axis=0)
         return total
 

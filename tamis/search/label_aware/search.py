@@ -29,32 +29,29 @@ iterations, is the text; ``"best"``, the five best so far, is the authors' code)
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tamis.core.checks import check_choice, check_int, check_range
-from tamis.core.distributed import rank
 from tamis.core.errors import NoEffectWarning, TamisError
-from tamis.core.rng import check_seed, numpy_generator, seed_of
-from tamis.optimizers.mrmr import counts, multisets, select
+from tamis.core.rng import numpy_generator, seed_of
+from tamis.core.types import PathOrStr
+from tamis.optimizers.mrmr import counts, select
 from tamis.optimizers.predictor import Predictor, PredictorConfig
 from tamis.policy.base import DataInfo, SearchInfo, fingerprint
 from tamis.policy.info import describe_data
-from tamis.search.journal import Journal, run_trials
-from tamis.search.label_aware.reward import REWARDS, RewardImages, scaled
+from tamis.search.label_aware.config import SPACE, LabelAwareConfig
+from tamis.search.label_aware.reward import RewardImages, scaled
+from tamis.search.run import SearchRun
 from tamis.transforms.images.ops import IDENTITY, OPERATIONS
 from tamis.transforms.label_aware.policy import LabelAwarePolicy
 
 __all__ = ["SPACE", "build_policy", "carry_policy", "search_label_aware"]
 
-SPACE = multisets(len(OPERATIONS), 3)
 _PLACES = {tuple(row): place for place, row in enumerate(SPACE.tolist())}
 _BEST = 5  # parents of mutations with parents="best"
 
@@ -79,7 +76,7 @@ def search_label_aware(
     repeats: int = 1,
     batch_size: int = 256,
     seed: int = 0,
-    out: str | Path | None = None,
+    out: PathOrStr | None = None,
 ) -> LabelAwarePolicy:
     """Find a label-aware policy, Algorithms 2 and 3.
 
@@ -115,57 +112,59 @@ def search_label_aware(
         NoEffectWarning: no triple changes any prediction.
         UserWarning: classes without reward images.
     """
-    for name, value in (("refit_every", refit_every), ("repeats", repeats), ("batch_size", batch_size)):
-        check_int(name, value, low=1)
-    check_int("iterations", iterations, low=check_int("warmup", warmup, low=1))
-    check_int("triples", triples, low=1, high=len(SPACE))
-    for name, amount in (("alpha", alpha), ("shrinkage", shrinkage)):
-        check_range(name, amount, low=0)
-    check_choice("parents", parents, ("last", "best"))
-    mixture = tuple(check_int("candidates", count, low=0) for count in candidates)
-    if len(mixture) != 3 or sum(mixture) < refit_every:
-        raise ValueError(f"candidates={mixture}: must be three counts >= 0, together >= refit_every={refit_every}")
+    config = LabelAwareConfig(
+        iterations=iterations, warmup=warmup, triples=triples, alpha=alpha, reward=reward, label_aware=label_aware,
+        shrinkage=shrinkage, refit_every=refit_every, candidates=tuple(candidates), parents=parents,
+        predictor=PredictorConfig() if predictor is None else predictor, repeats=repeats, batch_size=batch_size,
+        seed=seed,
+    )  # fmt: skip
     names = _class_names(val_data, classes)
     groups = np.arange(len(names)) if label_aware else np.zeros(len(names), dtype=np.int64)
-    images = RewardImages(model, val_data, groups, prepare=prepare, reward=check_choice("reward", reward, REWARDS),
-                          batch_size=batch_size, repeats=repeats, seed=check_seed(seed))  # fmt: skip
+    images = RewardImages(
+        model, val_data, groups,
+        prepare=prepare, reward=reward, batch_size=batch_size, repeats=repeats, seed=seed,
+    )  # fmt: skip
     _warn_of_empty(images.labels, names)
-    network = predictor or PredictorConfig()
-    config = {
-        "search": "label_aware", "model": fingerprint(dict(model.state_dict())),
-        "data": images.fingerprint, "classes": list(names), "label_aware": label_aware, "warmup": warmup,
-        "reward": reward, "refit_every": refit_every, "candidates": list(mixture), "parents": parents,
-        "predictor": dataclasses.asdict(network), "repeats": repeats, "batch_size": batch_size, "seed": seed,
+    return _search(model, images, names, groups, config, out)
+
+
+def _search(
+    model: nn.Module,
+    images: RewardImages,
+    names: tuple[str, ...],
+    groups: np.ndarray,
+    config: LabelAwareConfig,
+    out: PathOrStr | None,
+) -> LabelAwarePolicy:
+    """Both stages, for labels ``names`` that share their triples as ``groups`` says."""
+    data = {
+        "model": fingerprint(dict(model.state_dict())),
+        "data": images.fingerprint,
+        "classes": list(names),
         "clean": [round(float(total), 3) for total in images.clean()],  # tells another prepare=
-    }  # fmt: skip
-    journal = Journal(None if out is None else Path(out) / "journal.jsonl", config)
-    stage = _Exploration(images, network, mixture, parents, seed)
-    records = run_trials(
-        stage.evaluate, stage.propose, journal,
-        trials=iterations, initial=warmup, parallel=refit_every, spread=False, desc="label-aware search",
-    )  # fmt: skip
-    if all(value == 0 for record in records for value in record["rewards"]):
-        warnings.warn(
-            "no triple changed any prediction, so the policy is arbitrary; is the model trained, and prepare= right?",
-            NoEffectWarning,
-            stacklevel=2,
+    }
+    stage = _Exploration(images, config)
+    with SearchRun("label_aware", config, out, data=data) as run:
+        records = run.trials(
+            stage.evaluate, stage.propose, trials=config.iterations, initial=config.warmup,
+            parallel=config.refit_every, spread=False, desc="label-aware search",
+        )  # fmt: skip
+        if all(value == 0 for record in records for value in record["rewards"]):
+            warnings.warn(
+                "no triple changed any prediction, so the policy is arbitrary; is the model trained, and prepare= "
+                "right?",
+                NoEffectWarning,
+                stacklevel=3,
+            )
+        expected = _shrunk(stage.predict(records), images.counts, config.shrinkage)[groups]
+        chosen = select(expected, SPACE, config.triples, alpha=config.alpha)
+        forwards = len(images) * (config.iterations * config.repeats + 1)
+        info = run.info(
+            float(np.take_along_axis(expected, chosen, 1).mean()),
+            {"trials": config.iterations, "sample_forwards": forwards},
+            reward_images=len(images),
         )
-    expected = _shrunk(stage.predict(records), images.counts, shrinkage)[groups]
-    chosen = select(expected, SPACE, triples, alpha=alpha)
-    forwards = len(images) * (iterations * repeats + 1)
-    info = SearchInfo(
-        seed=seed,
-        budget={"trials": iterations, "sample_forwards": forwards},
-        score=float(np.take_along_axis(expected, chosen, 1).mean()),
-        config={
-            "warmup": warmup, "alpha": alpha, "reward": reward, "label_aware": label_aware, "shrinkage": shrinkage,
-            "refit_every": refit_every, "parents": parents, "reward_images": len(images),
-        },
-    )  # fmt: skip
-    policy = _policy(names, expected, chosen, info)
-    if out is not None and rank() == 0:
-        policy.save(Path(out))
-    return policy
+        return run.finish(_policy(names, expected, chosen, info))
 
 
 def build_policy(policy: LabelAwarePolicy, *, triples: int = 100, alpha: float = 2.5) -> LabelAwarePolicy:
@@ -219,10 +218,8 @@ def carry_policy(
 class _Exploration:
     """Stage 1, Algorithm 2: which triples to try, and what they gave."""
 
-    def __init__(
-        self, images: RewardImages, config: PredictorConfig, candidates: tuple[int, ...], parents: str, seed: int
-    ) -> None:
-        self.images, self.config, self.candidates, self.parents, self.seed = images, config, candidates, parents, seed
+    def __init__(self, images: RewardImages, config: LabelAwareConfig) -> None:
+        self.images, self.config, self.seed = images, config, config.seed
         self.groups = len(images.counts)
         self.counts = torch.from_numpy(counts(SPACE, len(OPERATIONS)))
 
@@ -249,7 +246,7 @@ class _Exploration:
         seen = self.images.counts > 0
         sets, rewards = (torch.tensor([record[key] for record in records])[:, seen] for key in ("point", "rewards"))
         groups = torch.arange(self.groups)[torch.from_numpy(seen)].expand(len(records), -1)
-        network = Predictor(self.counts, self.groups, self.config, seed=seed_of(self.seed, 1, len(records)),
+        network = Predictor(self.counts, self.groups, self.config.predictor, seed=seed_of(self.seed, 1, len(records)),
                             silent=IDENTITY)  # fmt: skip
         network.fit(sets.long().flatten(), groups.flatten(), rewards.flatten())
         return network.predict().double().numpy()
@@ -259,9 +256,9 @@ class _Exploration:
     ) -> np.ndarray:
         """The ``count`` candidates of one group that the predictor likes best."""
         rng = numpy_generator(self.seed, 2, len(tried), group)
-        mutated, unseen, explored = self.candidates
+        mutated, unseen, explored = self.config.candidates
         best = np.argsort(-rewards, kind="stable")[:_BEST]
-        pool = tried[best] if self.parents == "best" else tried[-count:]
+        pool = tried[best] if self.config.parents == "best" else tried[-count:]
         found = [_mutate(int(rng.choice(pool)), rng) for _ in range(mutated)]
         rest = np.setdiff1d(np.arange(len(SPACE)), tried)
         found += rng.choice(rest, min(unseen, len(rest)), replace=False).tolist()

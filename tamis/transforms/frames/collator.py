@@ -7,37 +7,35 @@ Two passes over a clip: features of its candidate frames, read at thumbnail size
 selected frames are a pure function of (clip, selector, seed, epoch), so workers, ranks and batch order change nothing,
 nor does the folder that a file lies in.
 A selector that draws needs to be told the epoch: ``tamis.callbacks.attach(trainer, collate)``.
-The method is in `frames_policy`; the files are read by `decode`.
+The method is in `policy`; files are read by `video`, features kept by `cache`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from tamis.core.checks import check_choice, check_int
 from tamis.core.errors import NoEffectWarning, PolicyError, TamisError
 from tamis.core.rng import check_seed
+from tamis.core.types import Figure, PathOrStr, VideoSource
+from tamis.transforms.frames.cache import FeatureCache, encode_frames
 from tamis.transforms.frames.encoder import FrameEncoder, PixelEncoder
+from tamis.transforms.frames.identity import clip_number
+from tamis.transforms.frames.policy import FramePolicy
 from tamis.transforms.frames.selectors import ClipView, FrameSelector, UniformFrames
 from tamis.transforms.frames.video import BACKENDS, VideoError, VideoFrames, open_video
 
-__all__ = ["FrameSelectionCollator", "clip_identity"]
+__all__ = ["FrameSelectionCollator"]
+
+Decoded = tuple[torch.Tensor, np.ndarray]  # a clip's chosen frames uint8 [T, 3, H, W], and their numbers int64 [T]
 
 IGNORED_LABEL = -100  # what cross-entropy passes over
-_END = 2**16  # bytes of a file that are read at each end to name its draws
 _SKIPPED, _EPOCH, _FIRST = range(3)  # in shared memory; the epoch is -1 until it is told
 
 
@@ -80,7 +78,7 @@ class FrameSelectionCollator:
 
     def __init__(
         self,
-        selector: Any,
+        selector: FramePolicy | FrameSelector,
         num_frames: int,
         processor: Callable[..., Any] | None = None,
         *,
@@ -92,11 +90,11 @@ class FrameSelectionCollator:
         short: str = "repeat",
         on_error: str = "raise",
         backend: str = "auto",
-        cache_dir: str | os.PathLike[str] | None = None,
+        cache_dir: PathOrStr | None = None,
         seed: int = 0,
     ) -> None:
-        if hasattr(selector, "selector"):
-            own: FrameEncoder | None = selector.pixel_encoder()
+        if isinstance(selector, FramePolicy):
+            own = selector.pixel_encoder()
             if encoder is None and own is None:
                 raise PolicyError("encoder=None: the policy was searched with an encoder of your own; pass it")
             selector, encoder = selector.selector(distinct=distinct), own if encoder is None else encoder
@@ -110,14 +108,12 @@ class FrameSelectionCollator:
         self.selector, self.processor = selector, processor
         self.num_frames = check_int("num_frames", num_frames, low=1)
         self.video, self.label = video, label
-        self.encoder: Any = PixelEncoder.pixels() if encoder is None else encoder
+        self.encoder: FrameEncoder = PixelEncoder.pixels() if encoder is None else encoder
         self.candidates = check_int("candidates", candidates, low=num_frames)
         self.short = check_choice("short", short, ("repeat", "error"))
         self.on_error = check_choice("on_error", on_error, ("raise", "skip"))
         self.backend = check_choice("backend", backend, BACKENDS)
-        self.cache_dir = None if cache_dir is None else Path(cache_dir)
-        if self.cache_dir is not None and not hasattr(self.encoder, "digest"):
-            raise TypeError("cache_dir: the encoder has no digest(); give it one that changes with its weights")
+        self.cache = None if cache_dir is None else FeatureCache(cache_dir, self.encoder)
         self.seed = check_seed(seed)
         self._shared = torch.tensor([0, -1, 0])
         self._shared.share_memory_()  # type: ignore[no-untyped-call]  # with all workers
@@ -128,7 +124,7 @@ class FrameSelectionCollator:
 
     def __call__(self, samples: Sequence[Any]) -> dict[str, Any]:
         videos, labels = zip(*(self._split(sample) for sample in samples), strict=True)
-        done: list[tuple[torch.Tensor, np.ndarray] | None] = []
+        done: list[Decoded | None] = []
         problems = []
         for number, source in enumerate(videos):
             try:
@@ -154,12 +150,7 @@ class FrameSelectionCollator:
         batch = self._pixels([pixels for pixels, _ in clips])
         batch["frame_indices"] = torch.from_numpy(np.stack([frames for _, frames in clips]))
         if all(label is not None for label in labels):
-            batch["labels"] = torch.tensor(
-                [
-                    IGNORED_LABEL if clip is None else int(label) if isinstance(label, np.integer) else label
-                    for clip, label in zip(done, labels, strict=True)
-                ]
-            )
+            batch["labels"] = _label_tensor(labels, done)
         return batch
 
     @property
@@ -176,18 +167,23 @@ class FrameSelectionCollator:
         """Another draw for selectors that draw, also in workers that are running; call it before each epoch."""
         self._shared[_EPOCH] = check_int("epoch", epoch, low=0)
 
-    def select(self, source: Any) -> np.ndarray:
+    def select(self, source: VideoSource) -> np.ndarray:
         """The frames of one video: int64 [T], sorted, numbers of the file's own frames."""
         with closing(open_video(source, backend=self.backend)) as clip:
             view, places = self.view(clip, source)
             frames: np.ndarray = places[self.selector.select(view, self.num_frames)]
             return frames
 
-    def plot(self, source: Any, path: str | os.PathLike[str] | None = None) -> Any:
+    def plot(self, source: VideoSource, path: PathOrStr | None = None) -> Figure:
         """A contact sheet of one video: chosen frames, uniform ones, and the selector's score over time.
 
-        Returns:
-            A matplotlib `Figure`, written to ``path`` if given.
+        Args:
+            source: the video.
+            path: also write the picture there; the ending chooses the format.
+
+        Raises:
+            VideoError: it cannot be read.
+            ImportError: matplotlib is not installed.
         """
         from tamis.transforms.frames.plot import contact_sheet
 
@@ -197,10 +193,18 @@ class FrameSelectionCollator:
             uniform = UniformFrames().select(ClipView(clip.num_frames), self.num_frames)
             return contact_sheet(clip, chosen, uniform, places, self.selector.scores(view), path)
 
-    def view(self, clip: VideoFrames, source: Any) -> tuple[ClipView, np.ndarray]:
-        """What the selector sees of an open video, and the frame number of each candidate: int64 [m]."""
+    def view(self, clip: VideoFrames, source: VideoSource) -> tuple[ClipView, np.ndarray]:
+        """What the selector sees of an open video.
+
+        Args:
+            clip: the video, open.
+            source: what it was opened from, by which draws and cached features are named.
+
+        Returns:
+            The view, and the frame number of each candidate: int64 [m].
+        """
         total = clip.num_frames
-        key = (self.seed, self.epoch, _clip_number(source)) if self.selector.draws else (0,)
+        key = (self.seed, self.epoch, clip_number(source)) if self.selector.draws else (0,)
         if not self.selector.needs_features:
             return ClipView(total, None, clip.times, key), np.arange(total)
         count = min(total, self.candidates)
@@ -208,7 +212,7 @@ class FrameSelectionCollator:
         times = None if clip.times is None else clip.times[places]
         return ClipView(count, self._features(clip, places, source), times, key), places
 
-    def _clip(self, source: Any, name: str) -> tuple[torch.Tensor, np.ndarray]:
+    def _clip(self, source: VideoSource, name: str) -> Decoded:
         with closing(open_video(source, name, backend=self.backend)) as clip:
             if clip.num_frames < self.num_frames and self.short == "error":
                 raise VideoError(
@@ -237,32 +241,11 @@ class FrameSelectionCollator:
                 stacklevel=4,
             )
 
-    def _features(self, clip: VideoFrames, places: np.ndarray, source: Any) -> np.ndarray:
+    def _features(self, clip: VideoFrames, places: np.ndarray, source: VideoSource) -> np.ndarray:
         """The encoder's features of the candidates, from the cache if they are there."""
-        file = None
-        if self.cache_dir is not None:
-            identity = clip_identity(source)
-            if identity is None:
-                raise TypeError(
-                    f"cache_dir: video {clip.name} is a decoder, which does not say what file it reads; pass paths or "
-                    "bytes, or leave cache_dir out"
-                )
-            parts = (identity, str(self.encoder.digest()).encode(), places.tobytes())
-            file = self.cache_dir / f"{hashlib.sha256(b'/'.join(parts)).hexdigest()[:32]}.safetensors"
-            if file.exists():
-                try:
-                    return load_file(file)["features"].numpy()
-                except (SafetensorError, KeyError, OSError):
-                    pass  # cut off by a crash: made anew below
-        with torch.inference_mode():
-            features = torch.as_tensor(self.encoder(clip.frames(places, self.encoder.size))).float().cpu()
-        if features.shape[:1] != places.shape or features.ndim != 2:
-            raise TamisError(f"encoder: must give [{len(places)}, d], got {list(features.shape)}")
-        if not bool(torch.isfinite(features).all()):
-            raise VideoError(f"video {clip.name}: the encoder gives features that are not finite")
-        if file is not None:
-            _write(file, features)
-        return features.numpy()
+        if self.cache is None:
+            return encode_frames(self.encoder, clip, places)
+        return self.cache.features(clip, places, source)
 
     def _pixels(self, clips: list[torch.Tensor]) -> dict[str, Any]:
         if self.processor is not None:
@@ -271,7 +254,7 @@ class FrameSelectionCollator:
             raise TamisError("processor=None: the videos differ in size; pass a processor that resizes them")
         return {"pixel_values": torch.stack(clips).float() / 255}
 
-    def _split(self, sample: Any) -> tuple[Any, Any]:
+    def _split(self, sample: object) -> tuple[Any, Any]:
         if isinstance(sample, Mapping):
             if self.video not in sample:
                 raise KeyError(
@@ -284,70 +267,7 @@ class FrameSelectionCollator:
         raise TypeError(f"sample: must be a mapping or a pair (video, label), got {type(sample).__name__}")
 
 
-def clip_identity(source: Any) -> bytes | None:
-    """Bytes that name a video, the same for the same video in any process; None for a decoder of an unknown file.
-
-    A file is named by its path, size and time of change, so that a file that was replaced has another name.
-
-    Raises:
-        VideoError: a file does not exist.
-    """
-    source = _held(source)
-    if isinstance(source, Path):
-        try:
-            state = source.stat()
-        except OSError as error:
-            raise VideoError(f"video {source}: no such file") from error
-        return f"{source.resolve()} {state.st_size} {state.st_mtime_ns}".encode()
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).digest()
-    if isinstance(source, (list, tuple)):
-        return _hashed([np.asarray(image) for image in source])
-    return _hashed([np.asarray(source)]) if isinstance(source, (torch.Tensor, np.ndarray)) else None
-
-
-def _held(source: Any) -> Any:
-    """What holds a video: a `Path`, bytes, or the source itself."""
-    known = getattr(source, "_hf_encoded", None)  # what `datasets.Video()` made the decoder of
-    if isinstance(known, Mapping) and (known.get("bytes") or os.path.exists(known.get("path") or "")):
-        source = known
-    if isinstance(source, Mapping):
-        content = source.get("bytes")
-        source = content if content is not None else source.get("path")
-    return Path(source) if isinstance(source, (str, os.PathLike)) else source
-
-
-def _clip_number(source: Any) -> int:
-    """A clip as a number to draw by: of a file its size and both ends, wherever it lies.
-
-    Of a decoder the first and last frame. Two clips that share these share their draws, which does no harm.
-    """
-    source = _held(source)
-    if isinstance(source, (Path, bytes)):
-        with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
-            size, ends = file.seek(0, os.SEEK_END), []
-            for place in (0, max(0, size - _END)):
-                file.seek(place)
-                ends.append(file.read(_END))
-        name = f"{size} ".encode() + b"".join(ends)
-    elif (known := clip_identity(source)) is not None:
-        name = known
-    else:
-        name = _hashed([np.asarray(source.get_frames_at(indices=[0, len(source) - 1]).data)])
-    return int(hashlib.sha256(name).hexdigest()[:15], 16)
-
-
-def _hashed(arrays: list[np.ndarray]) -> bytes:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-    return digest.digest()
-
-
-def _write(file: Path, features: torch.Tensor) -> None:
-    """Write to a name of its own first: several workers may be at the same clip."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
-    os.close(handle)
-    save_file({"features": features.contiguous()}, name)
-    os.replace(name, file)
+def _label_tensor(labels: Sequence[int | np.integer], done: Sequence[Decoded | None]) -> torch.Tensor:
+    """The labels [B], `IGNORED_LABEL` where the video could not be read."""
+    plain = [int(label) if isinstance(label, np.integer) else label for label in labels]
+    return torch.tensor([IGNORED_LABEL if clip is None else label for clip, label in zip(done, plain, strict=True)])

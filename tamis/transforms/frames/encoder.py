@@ -21,13 +21,12 @@ __all__ = ["FrameEncoder", "PixelEncoder"]
 
 
 class FrameEncoder(Protocol):
-    """Features of frames.
+    """Features of frames."""
 
-    Attributes:
-        size: (height, width) at which it wants the frames.
-    """
-
-    size: tuple[int, int]
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) at which it wants the frames."""
+        ...
 
     def __call__(self, frames: torch.Tensor) -> np.ndarray | torch.Tensor:
         """All candidates of a clip in order of time, uint8 [m, 3, h, w] -> [m, d]."""

@@ -13,7 +13,7 @@ h^      the result     [B, d], the predicted mean feature
 
 **Unstated** in the thesis: heads (4), the width of the feed-forward layers ("hidden dimension 2,048" is the size of the
 features there; here ``width``, the size inside), CLS tokens (none), positions. The networks see no position of their
-own: what a frame's time may say is part of its feature (`frames_policy.clip_features`), so that a permutation of
+own: what a frame's time may say is part of its feature (`clip_search.clip_features`), so that a permutation of
 features leaves the prediction as it is.
 """
 
@@ -44,21 +44,40 @@ class TransformerMap(nn.Module):
         self.outside = nn.Linear(width, dim)
 
     def forward(self, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """[B, m, d] and bool [B, m], True where a frame is -> [B, d]."""
+        """Predict the mean feature of the best combination, Eq. (5.2) and (5.3).
+
+        Args:
+            features: float [B, m, d].
+            mask: bool [B, m], True where a frame is.
+
+        Returns:
+            float [B, d].
+        """
         hidden = self.layers(self.inside(features), src_key_padding_mask=~mask)
         result: torch.Tensor = self.outside(masked_mean(hidden, mask))
         return result
 
 
 class MlpMap(nn.Module):
-    """The mean over the frames, then two layers. Arguments as `TransformerMap`."""
+    """The mean over the frames, then two layers.
+
+    Args:
+        dim: d.
+        width: size inside.
+        dropout: in the layers, in [0, 1).
+    """
 
     def __init__(self, dim: int, width: int = 128, dropout: float = 0.1) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(dim, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, dim))
 
     def forward(self, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """As `TransformerMap`."""
+        """As `TransformerMap.forward`.
+
+        Args:
+            features: float [B, m, d].
+            mask: bool [B, m], True where a frame is.
+        """
         result: torch.Tensor = self.layers(masked_mean(features, mask))
         return result
 
@@ -74,7 +93,14 @@ MAPS = tuple(_KINDS)
 
 
 def make_map(kind: str, dim: int, width: int, *, dropout: float = 0.1, seed: int | None = None) -> nn.Module:
-    """A mapping network; with ``seed`` its weights are a function of it, without they are torch's.
+    """A mapping network.
+
+    Args:
+        kind: one of `MAPS`.
+        dim: d, >= 1.
+        width: size inside, a multiple of 4.
+        dropout: in the layers, in [0, 1).
+        seed: its weights are a function of it; None draws them from torch's global generator.
 
     Raises:
         ValueError: unknown kind, or a width that the heads do not divide.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 
-from tamis.transforms.frames.video import VideoFrames
+from tamis.core.figures import blank_figure
+from tamis.core.types import Figure, PathOrStr
+from tamis.transforms.frames.readers import VideoFrames
 
 __all__ = ["contact_sheet"]
 
@@ -20,8 +21,8 @@ def contact_sheet(
     uniform: np.ndarray,
     candidates: np.ndarray,
     scores: np.ndarray | None,
-    path: str | os.PathLike[str] | None = None,
-) -> Any:
+    path: PathOrStr | None = None,
+) -> Figure:
     """Draw one video.
 
     Args:
@@ -38,12 +39,8 @@ def contact_sheet(
     Raises:
         ImportError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plot: needs matplotlib; pip install 'tamis[plot]'") from error
     n = len(chosen)
-    figure = Figure(figsize=(max(6.0, 1.4 * n), 5.0), layout="constrained")
+    figure = blank_figure(max(6.0, 1.4 * n), 5.0)
     grid = figure.add_gridspec(3, n, height_ratios=(1, 1, 1.2))
     for row, (name, frames) in enumerate((("chosen", chosen), ("uniform", uniform))):
         pictures = clip.frames(frames, _thumbnail(clip)).permute(0, 2, 3, 1).numpy()

@@ -21,6 +21,7 @@ informative frames lie is the first thing there is to learn. ``time_waves=0`` is
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +33,13 @@ from tamis.core.errors import PolicyError
 from tamis.core.types import Figure
 from tamis.optimizers.guided_local_search import (
     CosineObjective,
-    FrameObjective,
     GLSConfig,
     GLSResult,
     guided_local_search,
 )
 from tamis.policy.base import Policy, register_policy
+from tamis.policy.facts import Fact, Facts
+from tamis.transforms.frames.clip_search import DistinctFrames, clip_features
 from tamis.transforms.frames.encoder import PixelEncoder
 from tamis.transforms.frames.map import MAPS, make_map
 from tamis.transforms.frames.selectors import ClipView, FrameSelector
@@ -167,24 +169,25 @@ class FramePolicy(Policy):
             )
         return ("feature_size",)
 
-    def summary(self) -> str:
-        """The policy in words."""
+    def facts(self) -> Facts:
+        """What the policy says: its features, its map, where in a clip the best frames lie."""
         peak = int(self.profile.argmax())
         own = f"thumbnails {self.thumbnail[0]}x{self.thumbnail[1]}" if self.encoder else "an encoder of yours"
         own += " less the clip's mean" if self.centred else ""
         waves = f", with {self.time_waves} waves of time" if self.time_waves else ""
-        lines = [
-            f"Search-Map-Search: {self.num_frames} frames of a clip, chosen together",
-            f"  features: {self.feature_size} numbers a frame from {own}{waves}",
-            f"  map: {self.map} of width {self.width}; then at most {self.budget:,} evaluations a clip",
-            f"  best frames of the training clips lie most often around {peak} % of the clip",
-        ]
-        if self.search is not None:
-            budget = ", ".join(f"{value:,} {name}" for name, value in sorted(self.search.budget.items()))
-            score = "" if self.search.score is None else f", cosine on unseen clips {self.search.score:.3f}"
-            lines.append(f"  found with {budget} (seed {self.search.seed}){score}")
-            lines += _against_uniform(self.search.config)
-        return "\n".join(lines)
+        work = f"map: {self.map} of width {self.width}; then at most {self.budget:,} evaluations a clip"
+        rows = (
+            Fact("features", self.feature_size, f"features: {self.feature_size} numbers a frame from {own}{waves}"),
+            Fact("map", self.map, work),
+            Fact("peak", peak, f"best frames of the training clips lie most often around {peak} % of the clip"),
+        )
+        title = f"Search-Map-Search: {self.num_frames} frames of a clip, chosen together"
+        if self.search is None:
+            return Facts(title=title, rows=rows)
+        budget = ", ".join(f"{value:,} {name}" for name, value in sorted(self.search.budget.items()))
+        score = "" if self.search.score is None else f", cosine on unseen clips {self.search.score:.3f}"
+        found = Fact("search", self.search.budget, f"found with {budget} (seed {self.search.seed}){score}")
+        return Facts(title=title, rows=rows, provenance=(found, *_against_uniform(self.search.config)))
 
     def draw(self, figure: Figure) -> None:
         """Where in the clip the best frames of stage 1 lay. For one clip: `FrameSelectionCollator.plot`."""
@@ -195,18 +198,19 @@ class FramePolicy(Policy):
         axes.set(xlabel="% of the clip", ylabel="share of the searched frames", title="best frames of training clips")
 
 
-def _against_uniform(facts: dict[str, Any]) -> list[str]:
-    """The line about the clips that the map was not trained on; none for a policy that was searched before it was."""
-    if "unseen_clips" not in facts:
+def _against_uniform(config: Mapping[str, bool | int | float | str | None]) -> list[Fact]:
+    """The fact about clips that the map was not trained on; policies of older searches have none."""
+    if "unseen_clips" not in config:
         return []
-    clips, loss, uniform = facts["unseen_clips"], facts["unseen_loss"], facts["uniform_loss"]
-    if loss is None:
-        return [
-            f"  too few unseen clips ({clips}) to tell whether these frames are better than uniform ones (8 needed)"
-        ]
-    words = "" if uniform - loss > facts["unseen_error"] else ": nothing shows that they are better"
-    error = f"standard error of the difference {facts['unseen_error']:.2g}"
-    return [f"  on {clips} unseen clips: loss {loss:.4g} against {uniform:.4g} of uniform frames ({error}){words}"]
+    clips, loss, uniform = config["unseen_clips"], config["unseen_loss"], config["uniform_loss"]
+    deviation = config["unseen_error"]
+    if not isinstance(loss, float) or not isinstance(uniform, float) or not isinstance(deviation, float):
+        words = f"too few unseen clips ({clips}) to tell whether these frames are better than uniform ones (8 needed)"
+        return [Fact("unseen", None, words)]
+    verdict = "" if uniform - loss > deviation else ": nothing shows that they are better"
+    error = f"standard error of the difference {deviation:.2g}"
+    words = f"on {clips} unseen clips: loss {loss:.4g} against {uniform:.4g} of uniform frames ({error}){verdict}"
+    return [Fact("unseen", uniform - loss, words)]
 
 
 class SearchedFrames(FrameSelector):
@@ -231,11 +235,24 @@ class SearchedFrames(FrameSelector):
         return {"policy": self.policy, "distinct": self.distinct}  # the network is built again where it is used
 
     def pick(self, view: ClipView, n: int) -> np.ndarray:
-        """Stage 3, Eq. (5.5)."""
+        """Stage 3, Eq. (5.5).
+
+        Args:
+            view: the clip, with features, of at least ``n`` frames.
+            n: number of frames, >= 1.
+        """
         return self.search(view, n).frames
 
     def search(self, view: ClipView, n: int) -> GLSResult:
-        """Stage 3 with its cost and evaluations, for a clip with at least ``n`` frames."""
+        """Stage 3 with its cost and evaluations.
+
+        Args:
+            view: the clip, with features, of at least ``n`` frames.
+            n: number of frames, >= 1.
+
+        Raises:
+            PolicyError: features of another size than the policy's.
+        """
         rows, target = self._rows_and_target(view)
         config = GLSConfig(budget=max(self.policy.budget, view.size + 1))
         objective = CosineObjective(rows, target)
@@ -260,41 +277,3 @@ class SearchedFrames(FrameSelector):
             batch = torch.from_numpy(rows).float()[None]
             target = self._map(batch, torch.ones(batch.shape[:2], dtype=torch.bool))[0]
         return rows, target.double().numpy()
-
-
-class DistinctFrames(FrameObjective):
-    """Another objective, plus 4 for each repeat: more than two cosine distances ever differ by.
-
-    Args:
-        objective: `CosineObjective`.
-    """
-
-    def __init__(self, objective: CosineObjective) -> None:
-        self.objective, self.size = objective, objective.size
-
-    def costs(self, frames: np.ndarray) -> np.ndarray:
-        repeats = (np.diff(np.sort(frames, axis=1), axis=1) == 0).sum(1)
-        costs: np.ndarray = self.objective.costs(frames) + 4.0 * repeats
-        return costs
-
-    def swaps(self, chosen: np.ndarray, positions: np.ndarray, frames: np.ndarray | None = None) -> np.ndarray:
-        costs = self.objective.swaps(chosen, positions, frames)
-        every = np.arange(self.size) if frames is None else frames
-        for row, position in zip(costs, positions, strict=True):
-            rest = np.delete(chosen, position)
-            row += 4.0 * (len(rest) - len(np.unique(rest)) + np.isin(every, rest))
-        return costs
-
-
-def clip_features(features: np.ndarray, mean: np.ndarray, std: np.ndarray, waves: int, weight: float) -> np.ndarray:
-    """Standardised features with relative time: [m, d] -> float64 [m, d + 2 waves].
-
-    Time t in (0, 1) gives cos(pi k t) and sin(pi k t), k = 1 .. waves, times ``weight`` sqrt(d / waves): at weight 1
-    time and content have the same norm.
-    """
-    standard = (features - mean) / std
-    if not waves:
-        return np.asarray(standard, dtype=np.float64)
-    angle = np.pi * np.outer((np.arange(len(features)) + 0.5) / len(features), np.arange(1, waves + 1))
-    time = np.concatenate([np.cos(angle), np.sin(angle)], axis=1) * (weight * np.sqrt(features.shape[1] / waves))
-    return np.concatenate([standard, time], axis=1)

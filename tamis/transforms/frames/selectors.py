@@ -80,6 +80,10 @@ class FrameSelector(ABC):
     def select(self, view: ClipView, n: int) -> np.ndarray:
         """``n`` frames in order of time; of a clip shorter than that all frames, the last one repeated.
 
+        Args:
+            view: the clip.
+            n: number of frames, >= 1.
+
         Returns:
             int64 [n], sorted, in [0, m); frames may repeat.
 
@@ -100,7 +104,15 @@ class FrameSelector(ABC):
 
     @abstractmethod
     def pick(self, view: ClipView, n: int) -> np.ndarray:
-        """``n`` frames in any order, of a clip with at least ``n`` frames and the features asked for."""
+        """Choose; a subclass writes this.
+
+        Args:
+            view: a clip with at least ``n`` frames, and features if `needs_features` says so.
+            n: number of frames, >= 1.
+
+        Returns:
+            int [n], each in [0, m), in any order.
+        """
 
     def scores(self, view: ClipView) -> np.ndarray | None:
         """How much the selector wants each frame by itself, [m], for pictures; None if it has no such number."""

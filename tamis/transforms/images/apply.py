@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import overload
 
+import torch
+
+from tamis.core.types import Image, ImageLike
 from tamis.transforms.images.ops import Drawn, check_image
 from tamis.transforms.images.pil import apply_pil
 from tamis.transforms.images.tensor import apply_batch
@@ -12,7 +15,11 @@ from tamis.transforms.images.tensor import apply_batch
 __all__ = ["apply_operations"]
 
 
-def apply_operations(image: Any, drawn: Sequence[Drawn], *, fast: bool = False) -> Any:
+@overload
+def apply_operations(image: Image, drawn: Sequence[Drawn], *, fast: bool = False) -> Image: ...
+@overload
+def apply_operations(image: torch.Tensor, drawn: Sequence[Drawn], *, fast: bool = False) -> torch.Tensor: ...
+def apply_operations(image: ImageLike, drawn: Sequence[Drawn], *, fast: bool = False) -> ImageLike:
     """Apply operations in their order.
 
     On PIL images the result is bit-equal to PIL's and torchvision's own, one after the other; on uint8 tensors to
@@ -27,6 +34,7 @@ def apply_operations(image: Any, drawn: Sequence[Drawn], *, fast: bool = False) 
     Raises:
         TypeError, ValueError: as `check_image`.
     """
-    if check_image(image) == "pil":
-        return apply_pil(image, drawn, fast=fast)
-    return apply_batch(image.unsqueeze(0), [drawn]).squeeze(0)
+    check_image(image)
+    if isinstance(image, torch.Tensor):
+        return apply_batch(image.unsqueeze(0), [drawn]).squeeze(0)
+    return apply_pil(image, drawn, fast=fast)

@@ -37,8 +37,9 @@ import math
 import struct
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 __all__ = [
@@ -100,7 +101,15 @@ class Drawn(NamedTuple):
 
 @cache
 def magnitude(op: int, code: int) -> float:
-    """The value that ``code`` stands for, 0.0 for operations without a magnitude."""
+    """The value that ``code`` stands for.
+
+    Args:
+        op: a place in `OPERATIONS`.
+        code: 0 to 19.
+
+    Returns:
+        In the operation's range (see the module), 0.0 for operations without a magnitude.
+    """
     name = OPERATIONS[op]
     if name not in RANGES:
         return 0.0
@@ -109,7 +118,7 @@ def magnitude(op: int, code: int) -> float:
     return -value if name in _MIRRORED and code % 2 else value
 
 
-def draw(triples: Any, key: Sequence[int], *, shuffle: bool = False) -> list[Drawn]:
+def draw(triples: np.ndarray | Sequence[Sequence[int]], key: Sequence[int], *, shuffle: bool = False) -> list[Drawn]:
     """One of ``triples`` with its magnitudes: a pure function of ``key``.
 
     Args:
@@ -127,7 +136,7 @@ def draw(triples: Any, key: Sequence[int], *, shuffle: bool = False) -> list[Dra
     ]
 
 
-def check_image(image: Any) -> str:
+def check_image(image: object) -> str:
     """Return ``"pil"`` or ``"tensor"`` if the operations are defined for ``image``.
 
     Raises:
@@ -158,8 +167,16 @@ def affine_matrix(
 ) -> tuple[float, float, float, float, float, float] | None:
     """The map (a, b, c, d, e, f) from target to source pixels: x' = a x + b y + c, y' = d x + e y + f.
 
-    None if nothing moves. The arithmetic is torchvision's (shear, translation) and PIL's (rotation), step by step,
-    so that every bit agrees.
+    The arithmetic is torchvision's (shear, translation) and PIL's (rotation), step by step, so that every bit agrees.
+
+    Args:
+        op: the place of a shear, translation or rotation in `OPERATIONS`.
+        code: its magnitude, 0 to 19.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+
+    Returns:
+        The map, or None if nothing moves.
     """
     name, value = OPERATIONS[op], magnitude(op, code)
     if name in ("TranslateX", "TranslateY"):
@@ -181,7 +198,16 @@ def affine_matrix(
 
 
 def cutout_box(drawn: Drawn, width: int, height: int) -> tuple[int, int, int, int] | None:
-    """The square (left, top, right, bottom) that a Cutout paints, right and bottom exclusive; None at level 0."""
+    """The square that a Cutout paints.
+
+    Args:
+        drawn: the Cutout.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+
+    Returns:
+        (left, top, right, bottom), right and bottom exclusive; None at level 0.
+    """
     side = magnitude(drawn.op, drawn.code) * width
     if side <= 0:
         return None

@@ -11,17 +11,19 @@ What makes it quicker than PIL's own functions, all of it exact:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tamis.transforms.images.ops import CUTOUT_COLOUR, OPERATIONS, Drawn, Matrix, affine_matrix, cutout_box, magnitude
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL._imaging import ImagingCore
+    from PIL.Image import Image, Transform
+    from PIL.ImageFilter import MultibandFilter
 
 __all__ = ["apply_pil", "point_table"]
 
@@ -35,7 +37,12 @@ _LARGE = 64 * 64  # pixels from which the integer blur is quicker than PIL's
 
 
 def apply_pil(image: Image, drawn: Sequence[Drawn], *, fast: bool = False) -> Image:
-    """Apply operations to a checked image; see `tamis.transforms.images.ops.apply_operations`.
+    """Apply operations to a PIL image that `check_image` accepts, bit-equal to PIL's own.
+
+    Args:
+        image: of mode L or RGB.
+        drawn: the operations, applied in their order.
+        fast: neighbouring geometric operations are done in one go, as `apply_operations` says.
 
     Returns:
         A new image, or ``image`` itself where nothing changed.
@@ -79,7 +86,12 @@ def apply_pil(image: Image, drawn: Sequence[Drawn], *, fast: bool = False) -> Im
 
 @cache
 def point_table(op: int, code: int) -> bytes:
-    """The 256 values that Invert, Solarize, Posterize or Brightness turns 0..255 into."""
+    """The 256 values that a point operation turns 0..255 into.
+
+    Args:
+        op: the place of Invert, Solarize, Posterize or Brightness in `OPERATIONS`.
+        code: its magnitude, 0 to 19.
+    """
     name, value = OPERATIONS[op], magnitude(op, code)
     if name == "Invert":
         return bytes(255 - i for i in range(256))
@@ -147,7 +159,7 @@ def _point(image: Image, tables: Tables) -> Image:
 
 
 @cache
-def _lookup() -> Any:
+def _lookup() -> Callable[[list[int]], MultibandFilter]:
     """A filter that hands its table to PIL's kernel, as `ImageFilter.Color3DLUT` does with its own."""
     from PIL import ImageFilter
 
@@ -157,8 +169,9 @@ def _lookup() -> Any:
         def __init__(self, table: list[int]) -> None:
             self.table = table
 
-        def filter(self, image: Any) -> Any:
-            return image.point(self.table, None)
+        def filter(self, image: ImagingCore) -> ImagingCore:
+            looked_up: ImagingCore = image.point(self.table, None)
+            return looked_up
 
     return Lookup
 
@@ -175,7 +188,7 @@ def _transform(image: Image, matrix: Matrix) -> Image:
 
 
 @cache
-def _affine() -> Any:
+def _affine() -> Transform:
     from PIL import Image
 
     return Image.Transform.AFFINE
@@ -238,4 +251,9 @@ def _same(image: Image, operation: Drawn) -> Image:
     return image
 
 
-_KERNELS: dict[str, Any] = {"Color": _color, "Sharpness": _sharpness, "Cutout": _cutout, "Identity": _same}
+_KERNELS: dict[str, Callable[[Image, Drawn], Image]] = {
+    "Color": _color,
+    "Sharpness": _sharpness,
+    "Cutout": _cutout,
+    "Identity": _same,
+}

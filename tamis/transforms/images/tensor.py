@@ -13,9 +13,8 @@ Contrast's mean is an exact sum; torchvision adds in float32, which is the same 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +54,18 @@ def apply_batch(images: Tensor, drawn: Sequence[Sequence[Drawn]]) -> Tensor:
 
 
 def source_map(op: int, code: int, height: int, width: int, device: torch.device) -> Tensor:
-    """For every target pixel the number of the source pixel it shows, or H * W if it lies outside: int32 [H * W]."""
+    """Which source pixel each target pixel shows.
+
+    Args:
+        op: the place of a shear, translation or rotation in `OPERATIONS`.
+        code: its magnitude, 0 to 19.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        device: where the map is wanted.
+
+    Returns:
+        int32 [H * W]: the pixel's number, row by row, or H * W where it lies outside.
+    """
     if height * width <= _KEPT:
         return _kept_map(op, code, height, width, device)
     return _make_map(op, code, height, width).to(device)
@@ -115,13 +125,13 @@ def _table(op: int, code: int) -> Tensor:
     from torchvision.transforms.v2 import functional as F
 
     ramp, name, value = torch.arange(256, dtype=torch.uint8).view(1, 1, 256), OPERATIONS[op], magnitude(op, code)
-    kernels: dict[str, Any] = {
+    kernels: dict[str, Callable[[], Tensor]] = {
         "Invert": lambda: F.invert(ramp),
         "Solarize": lambda: F.solarize(ramp, value),
         "Posterize": lambda: F.posterize(ramp, int(value)),
         "Brightness": lambda: F.adjust_brightness(ramp, value),
     }
-    return kernels[name]().flatten()  # type: ignore[no-any-return]
+    return kernels[name]().flatten()
 
 
 def _look_up(images: Tensor, drawn: list[Drawn]) -> Tensor:

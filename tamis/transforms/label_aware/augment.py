@@ -30,9 +30,11 @@ from tamis.core.checks import check_choice, check_int
 from tamis.core.distributed import rank
 from tamis.core.errors import NoEffectWarning
 from tamis.core.rng import check_seed
+from tamis.core.types import ImageLike, Label
 from tamis.policy.base import DataInfo
 from tamis.transforms.images.apply import apply_operations
-from tamis.transforms.images.ops import draw
+from tamis.transforms.images.ops import Drawn, check_image, draw
+from tamis.transforms.images.tensor import apply_batch
 from tamis.transforms.label_aware.datasets import DatasetsTransform
 from tamis.transforms.label_aware.policy import LabelAwarePolicy
 from tamis.transforms.label_aware.samples import replace_image, sample_keys
@@ -139,7 +141,7 @@ class LabelAwareAugment(nn.Module):
         image, label = sample_keys(sample)
         return replace_image(sample, self.augment_image(sample[image], sample[label], index=index))
 
-    def augment_image(self, image: Any, label: Any, *, index: int | None = None, copy: int = 0) -> Any:
+    def augment_image(self, image: ImageLike, label: Label, *, index: int | None = None, copy: int = 0) -> ImageLike:
         """The augmented image alone.
 
         Args:
@@ -147,13 +149,20 @@ class LabelAwareAugment(nn.Module):
             label: as `forward`.
             index: the sample's number, if it is known.
             copy: which of several versions of the sample.
+
+        Returns:
+            An image of the same kind and size.
+
+        Raises:
+            TypeError, ValueError: as `forward`.
         """
         drawn = self._draw(self.label_id(label), index, copy)
         result = apply_operations(image, drawn, fast=self.mode == "fast")
         if isinstance(image, Tensor) and type(image) is not Tensor:
             from torchvision import tv_tensors
 
-            return tv_tensors.wrap(result, like=image)
+            wrapped: Tensor = tv_tensors.wrap(result, like=image)
+            return wrapped
         return result
 
     def batch(
@@ -172,9 +181,6 @@ class LabelAwareAugment(nn.Module):
         Returns:
             images [B * copies, C, H, W] and labels [B * copies].
         """
-        from tamis.transforms.images.ops import check_image
-        from tamis.transforms.images.tensor import apply_batch
-
         check_int("copies", copies, low=1)
         if images.ndim != 4 or len(labels) != len(images) or labels.ndim != 1 or labels.is_floating_point():
             raise ValueError(
@@ -200,17 +206,29 @@ class LabelAwareAugment(nn.Module):
         image: str = "image",
         label: str = "label",
         index: str | None = None,
-        then: Callable[[Any], Any] | None = None,
+        then: Callable[[ImageLike], object] | None = None,
         out: str | None = None,
         copies: int = 1,
     ) -> Callable[[dict[str, list[Any]]], dict[str, list[Any]]]:
-        """A function for Hugging Face `Dataset.with_transform`; see `DatasetsTransform` for the arguments.
+        """A function for Hugging Face `Dataset.with_transform`.
 
         With Trainer set ``remove_unused_columns=False``, or it drops the columns before they get here.
+
+        Args:
+            image: name of the column with PIL images.
+            label: name of the column with labels.
+            index: name of a column with each row's number, so that what is drawn depends on (seed, epoch, row):
+                ``ds.add_column("row", range(len(ds)))``. Without it, on the number of the call.
+            then: applied to each augmented image.
+            out: column for the result; default: ``image``.
+            copies: versions of each row (Batch Augment), >= 1; they follow one another.
+
+        Returns:
+            A `DatasetsTransform`, which can be pickled.
         """
         return DatasetsTransform(self, image=image, label=label, index=index, then=then, out=out, copies=copies)
 
-    def label_id(self, label: Any) -> int:
+    def label_id(self, label: object) -> int:
         """The label as an integer that the policy has a row for.
 
         Raises:
@@ -228,9 +246,10 @@ class LabelAwareAugment(nn.Module):
                     "class: put this transform before MixUp and CutMix, and smooth labels in the loss"
                 )
             label = label.item()
-        if isinstance(label, bool) or not hasattr(label, "__index__"):
+        index = getattr(label, "__index__", None)
+        if isinstance(label, bool) or index is None:
             raise TypeError(f"label={label!r}: must be an int or a class name, got {type(label).__name__}")
-        number = int(label)
+        number = int(index())
         if not 0 <= number < len(self.classes):
             raise ValueError(
                 f"label={number}: must lie in 0..{len(self.classes) - 1}, the policy's classes ({self._named()}); "
@@ -241,7 +260,7 @@ class LabelAwareAugment(nn.Module):
     def extra_repr(self) -> str:
         return f"classes={len(self.classes)}, triples={int(self._numbers[_COUNT])}, seed={self.seed}, mode={self.mode}"
 
-    def _draw(self, label: int, index: int | None, copy: int) -> Any:
+    def _draw(self, label: int, index: int | None, copy: int) -> list[Drawn]:
         if index is None or self._numbers[_EPOCH] == _UNTOLD:  # keyed by an epoch that stays 0 it would repeat itself
             worker = get_worker_info()
             loader = 0 if worker is None else worker.seed % 2**63

@@ -9,9 +9,10 @@ from torch.utils.data import Dataset
 
 from tamis.core.checks import check_int
 from tamis.core.errors import PolicyError
+from tamis.core.types import ImageLike, MapDataset
 from tamis.policy.info import describe_data
 from tamis.transforms.label_aware.augment import LabelAwareAugment
-from tamis.transforms.label_aware.samples import replace_image, sample_keys
+from tamis.transforms.label_aware.samples import Sample, replace_image, sample_keys
 
 __all__ = ["LabelAwareDataset"]
 
@@ -36,10 +37,10 @@ class LabelAwareDataset(Dataset[Any]):
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: MapDataset,
         augment: LabelAwareAugment,
         *,
-        transform: Callable[[Any], Any] | None = None,
+        transform: Callable[[ImageLike], object] | None = None,
         copies: int = 1,
     ) -> None:
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
@@ -60,10 +61,10 @@ class LabelAwareDataset(Dataset[Any]):
         """As `LabelAwareAugment.set_epoch`."""
         self.augment.set_epoch(epoch)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> Sample:
         return self._version(self._read(index), index, 0)
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """A batch: ``copies`` versions of each item, one after the other."""
         return [
             self._version(item, index, copy)
@@ -71,15 +72,16 @@ class LabelAwareDataset(Dataset[Any]):
             for copy in range(self.copies)
         ]
 
-    def _read(self, index: int) -> Any:
+    def _read(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(f"index={index}: must lie in 0..{len(self) - 1}")
         try:
-            return self.dataset[index]
+            sample: Sample = self.dataset[index]
+            return sample
         except OSError as error:  # PIL's errors for files that are no image, or cut off
             raise OSError(f"item {index} cannot be read: {error}; remove it or restore its file") from error
 
-    def _version(self, item: Any, index: int, copy: int) -> Any:
+    def _version(self, item: Sample, index: int, copy: int) -> Sample:
         image, label = sample_keys(item)
         version = self.augment.augment_image(item[image], item[label], index=index, copy=copy)
         return replace_image(item, version if self.transform is None else self.transform(version))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from tamis.core.checks import check_int
+from tamis.core.types import ImageLike, Label
 
 __all__ = ["Augment", "DatasetsTransform"]
 
@@ -13,8 +14,15 @@ __all__ = ["Augment", "DatasetsTransform"]
 class Augment(Protocol):
     """What `DatasetsTransform` asks of a transform."""
 
-    def augment_image(self, image: Any, label: Any, *, index: int | None = None, copy: int = 0) -> Any:
-        """The image as augmented for its label; ``index`` and ``copy`` key what is drawn."""
+    def augment_image(self, image: ImageLike, label: Label, *, index: int | None = None, copy: int = 0) -> ImageLike:
+        """The image as augmented for its label.
+
+        Args:
+            image: PIL image (L or RGB) or uint8 tensor [1 or 3, H, W].
+            label: of one class.
+            index: the sample's number, if it is known: what is drawn depends on it.
+            copy: which of several versions of the sample.
+        """
         ...
 
 
@@ -39,7 +47,7 @@ class DatasetsTransform:
         image: str,
         label: str,
         index: str | None,
-        then: Callable[[Any], Any] | None,
+        then: Callable[[ImageLike], object] | None,
         out: str | None,
         copies: int,
     ) -> None:

@@ -23,6 +23,7 @@ from tamis.core.checks import check_choice
 from tamis.core.errors import PolicyError
 from tamis.core.types import Figure
 from tamis.policy.base import DataInfo, Policy, register_policy
+from tamis.policy.facts import Fact, Facts
 from tamis.transforms.images.ops import IDENTITY, OPERATIONS
 
 __all__ = ["LabelAwarePolicy"]
@@ -91,7 +92,7 @@ class LabelAwarePolicy(Policy):
             PolicyError: labels, operations or sizes are not of that form.
         """
         if isinstance(released, Mapping):
-            content: Any = released
+            content: Mapping[Any, Sequence[Sequence[str]]] = released
         else:
             try:
                 content = json.loads(Path(released).read_text(encoding="utf-8"))
@@ -121,36 +122,42 @@ class LabelAwarePolicy(Policy):
         shares: np.ndarray = counts / flat.shape[1]
         return shares
 
-    def summary(self) -> str:
-        """The policy in words: what each class prefers and avoids, beside the mean over all classes."""
+    def facts(self) -> Facts:
+        """What the policy says: what each class prefers and avoids, beside the mean over all classes."""
         shares, mean = self.shares(), self.shares().mean(0)
         distinct = len({tuple(sorted(triple)) for row in self.triples.tolist() for triple in row})
-        lines = [
-            f"label-aware policy: {self.triples.shape[1]} triples of operations for each of {len(shares)} classes",
-            f"  {distinct} distinct combinations in all; applied in {self.order} order",
-            f"  most used: {_listed(np.argsort(-mean, kind='stable')[:4], mean)}",
+        most = np.argsort(-mean, kind="stable")[:4]
+        rows = [
+            Fact("distinct", distinct, f"{distinct} distinct combinations in all; applied in {self.order} order"),
+            Fact("most used", [OPERATIONS[at] for at in most], f"most used: {_listed(most, mean)}"),
         ]
         for name, row in list(zip(self.classes, shares, strict=True))[:_NAMED]:
             more, less = np.argsort(-(row - mean), kind="stable")[:2], np.argsort(row - mean, kind="stable")[:2]
-            lines.append(f"  {name}: more {_listed(more, row)}; less {_listed(less, row)}")
+            words = f"{name}: more {_listed(more, row)}; less {_listed(less, row)}"
+            rows.append(Fact(f"class {name}", row.tolist(), words))
         if len(self.classes) > _NAMED:
-            lines.append(f"  ... and {len(self.classes) - _NAMED} classes more")
-        if self.search is not None:
-            budget = ", ".join(f"{value:,} {name}" for name, value in sorted(self.search.budget.items()))
-            score = "" if self.search.score is None else f", mean reward {self.search.score:.4f}"
-            lines.append(f"  found by a search of {budget} (seed {self.search.seed}){score}")
-        return "\n".join(lines)
+            rest = len(self.classes) - _NAMED
+            rows.append(Fact("classes more", rest, f"... and {rest} classes more"))
+        title = f"label-aware policy: {self.triples.shape[1]} triples of operations for each of {len(shares)} classes"
+        if self.search is None:
+            return Facts(title=title, rows=tuple(rows))
+        budget = ", ".join(f"{value:,} {name}" for name, value in sorted(self.search.budget.items()))
+        score = "" if self.search.score is None else f", mean reward {self.search.score:.4f}"
+        words = f"found by a search of {budget} (seed {self.search.seed}){score}"
+        return Facts(title=title, rows=tuple(rows), provenance=(Fact("search", self.search.budget, words),))
 
-    def diff(self, other: LabelAwarePolicy, *, least: float = 0.05) -> str:
+    def diff(self, other: Policy, *, least: float = 0.05) -> str:
         """What ``other`` does differently, one line for each class that changed.
 
         Args:
             other: a policy for the same classes.
-            least: the smallest change of an operation's share that is named.
+            least: the smallest change of an operation's share that is named, in [0, 1].
 
         Raises:
-            PolicyError: other classes.
+            PolicyError: a policy of another kind or for other classes.
         """
+        if not isinstance(other, LabelAwarePolicy):
+            raise PolicyError(f"label_aware.diff: must be a label-aware policy, got {other.kind!r}")
         self.check(data=DataInfo(classes=other.classes))
         lines = []
         for name, change in zip(self.classes, other.shares() - self.shares(), strict=True):

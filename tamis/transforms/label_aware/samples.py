@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
-__all__ = ["replace_image", "sample_keys"]
+__all__ = ["Sample", "replace_image", "sample_keys"]
+
+#: An image and its label: a dict with both, or a tuple or list that begins with them.
+Sample: TypeAlias = dict[str, Any] | tuple[Any, ...] | list[Any]
 
 _IMAGE_KEYS = ("image", "img")
 _LABEL_KEYS = ("label", "labels", "fine_label")
 
 
-def sample_keys(sample: Any) -> tuple[Any, Any]:
+def sample_keys(sample: object) -> tuple[Any, Any]:
     """Where image and label are in a sample: keys of a dict, places in a tuple or list.
 
     Raises:
@@ -33,8 +36,16 @@ def sample_keys(sample: Any) -> tuple[Any, Any]:
     return 0, 1
 
 
-def replace_image(sample: Any, image: Any) -> Any:
-    """The sample with another image, in the same structure."""
+def replace_image(sample: Sample, image: object) -> Sample:
+    """The sample with another image, in the same structure.
+
+    Args:
+        sample: as `sample_keys` takes it.
+        image: takes the place of the sample's own.
+
+    Returns:
+        A new dict, list or tuple; ``sample`` stays as it was.
+    """
     if isinstance(sample, dict):
         return {**sample, sample_keys(sample)[0]: image}
     return [image, *sample[1:]] if isinstance(sample, list) else (image, *sample[1:])

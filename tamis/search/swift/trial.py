@@ -1,0 +1,125 @@
+"""One trial of Swift Sampler: a short training with samples drawn by a law, and its score."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tamis.core.distributed import is_distributed
+from tamis.core.errors import NoEffectWarning, TamisError
+from tamis.core.models import training_flags
+from tamis.core.rng import seed_of, seeded_globals
+from tamis.samplers.base import SamplerIterator
+from tamis.samplers.swift.sampler import FeatureTables
+from tamis.samplers.weighted.sampler import WeightedSampler, effective_sample_size
+from tamis.search.journal import Record
+from tamis.search.swift.config import SwiftConfig
+from tamis.search.swift.space import law_of
+
+__all__ = ["Objective", "Trial", "tensors_of"]
+
+Objective = Callable[[WeightedSampler], object]
+
+
+class Trial:
+    """One trial of Algorithm 1 as a function of (number, point); keeps the shared weights w_share.
+
+    Args:
+        objective: as `search_swift`.
+        tables: of the training data.
+        model: whose present weights each trial starts from, or None.
+        config: the search's settings.
+        alone: another trial runs on each of several processes.
+    """
+
+    def __init__(
+        self, objective: Objective, tables: FeatureTables, model: nn.Module | None, config: SwiftConfig, *, alone: bool
+    ) -> None:
+        self.objective, self.tables, self.model, self.config = objective, tables, model, config
+        self.alone = alone and is_distributed()
+        self.shared = {} if model is None else {name: value.detach().clone() for name, value in tensors_of(model)}
+
+    def __call__(self, number: int, point: np.ndarray) -> Record:
+        config = self.config
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoEffectWarning)  # a uniform law is a trial like any other
+            p = self.tables.weights(law_of(point, transform=config.transform))
+            sampler = _CountingSampler(p, config.num_samples, seed=seed_of(config.seed, number))
+        self.restore()
+        flags = nullcontext() if self.model is None else training_flags(self.model)
+        with flags, seeded_globals(seed_of(config.seed, number, 1)):
+            score = self._score(self.objective(sampler))
+        if not sampler.draws:
+            raise TamisError(
+                "the objective never drew from its sampler: pass it to the DataLoader (sampler=sampler) or to "
+                "tamis.callbacks.attach(trainer, sampler)"
+            )
+        ess = effective_sample_size(p)
+        return {"score": score if math.isfinite(score) else None, "draws": sampler.draws, "ess": ess}
+
+    def restore(self) -> None:
+        """Put the shared weights back, bit for bit; drop gradients."""
+        if self.model is not None:
+            with torch.no_grad():
+                for name, value in tensors_of(self.model):
+                    value.copy_(self.shared[name])
+            self.model.zero_grad(set_to_none=True)
+
+    def _score(self, result: Any) -> float:
+        if not (hasattr(result, "train") and hasattr(result, "evaluate")):
+            if not hasattr(result, "__float__"):
+                raise TypeError(f"objective: must return its score or a Trainer, got {type(result).__name__}")
+            return float(result)
+        if self.alone:
+            raise TamisError(
+                "a Trainer spreads each trial over all processes by itself: pass spread=False, or give an objective "
+                "that trains on one process and returns its score"
+            )
+        result.train()
+        metrics, metric = result.evaluate(), self.config.metric
+        if metric not in metrics:
+            raise TamisError(f"metric={metric!r}: must be one of {', '.join(sorted(metrics))}")
+        return -float(metrics[metric]) if metric.endswith("loss") else float(metrics[metric])
+
+
+class _CountingSampler(WeightedSampler):
+    """A weighted sampler that knows how many indices were taken from it."""
+
+    def __init__(self, weights: np.ndarray, num_samples: int | None, *, seed: int) -> None:
+        super().__init__(weights, num_samples, seed=seed)
+        self._passes: list[SamplerIterator] = []
+        self._in_arrays = 0
+
+    @property
+    def draws(self) -> int:
+        """Indices taken so far; a loader with workers takes some ahead."""
+        return self._in_arrays + sum(taken.consumed for taken in self._passes)
+
+    def __iter__(self) -> SamplerIterator:
+        self._passes.append(super().__iter__())
+        return self._passes[-1]
+
+    def arrays(self) -> Iterator[np.ndarray]:
+        return self._counted(super().arrays())
+
+    def _counted(self, chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        for chunk in chunks:
+            self._in_arrays += len(chunk)
+            yield chunk
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy counts for itself."""
+        return {**super().__getstate__(), "_passes": [], "_in_arrays": 0}
+
+
+def tensors_of(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers, by name."""
+    return chain(model.named_parameters(), model.named_buffers())
