@@ -50,7 +50,7 @@ def draw_gates(before: Any, after: Any, path: Path) -> Path:
     return _save(figure, path)
 
 
-def draw_dims(report: Any, path: Path) -> Path:
+def draw_dims(report: Any, name: str, path: Path) -> Path:
     """Per field: dimensions kept, and what its table weighs before and after."""
     fields = sorted(report.fields, key=lambda field: field.rows * field.dims)
     names = [f.field.rpartition(".")[2] for f in fields]
@@ -68,13 +68,13 @@ def draw_dims(report: Any, path: Path) -> Path:
         axes.set(xlabel=unit)
     right.set(xscale="log")
     right.legend(frameon=False, loc="lower right")
-    figure.suptitle("What DimReg kept, field by field")
+    figure.suptitle(f"What {name} kept, field by field")
     figure.tight_layout()
     return _save(figure, path)
 
 
-def draw_curve(results: list[Any], path: Path) -> Path:
-    """Test AUC against embedding parameters: DimReg, and tables that are equally narrow from the start."""
+def draw_curve(results: list[Any], picked: Any, path: Path) -> Path:
+    """Test AUC against embedding parameters: DimReg with the size that was ``picked``, and equally narrow tables."""
     figure, axes = _axes()
     for color, label, chosen in (
         (BLUE, "DimReg", [r for r in results if r.name.startswith("DimReg")]),
@@ -87,24 +87,35 @@ def draw_curve(results: list[Any], path: Path) -> Path:
             axes.annotate(
                 words, (r.parameters, r.auc), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8
             )
+    axes.plot(picked.parameters, picked.auc, "o", ms=13, mfc="none", color=BLUE, label="chosen on held-out rows")
     axes.set(xscale="log", xlabel="embedding parameters", ylabel="test AUC", title="Accuracy against size (one seed)")
     axes.legend(frameon=False)
     return _save(figure, path)
 
 
-def write_report(path: Path, data: str, main: list[Any], others: list[Any], fields: str, pictures: list[Path]) -> Path:
+def write_report(
+    path: Path, data: str, main: list[Any], others: list[Any], verdict: str, fields: str, pictures: list[Path]
+) -> Path:
     """One HTML page with everything inside it."""
 
     def row(result: Any) -> str:
-        cells = (f"{result.auc:.4f}", f"{result.parameters:,}", f"{result.disk_bytes:,}",
-                 f"{result.rows_per_second:,.0f}", f"{result.seconds:.1f}")  # fmt: skip
+        cells = (
+            f"{result.validation_auc:.4f}",
+            f"{result.auc:.4f}",
+            f"{result.parameters:,}",
+            f"{result.disk_bytes:,}",
+            f"{result.rows_per_second:,.0f}",
+            f"{result.seconds:.1f}",
+        )
         return f"<tr><th>{html.escape(result.name)}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
     images = "".join(
         f'<img alt="{picture.stem}" src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">'
         for picture in pictures
     )
-    head = "<tr><th></th><th>test AUC</th><th>embedding parameters</th><th>bytes on disk</th>"
+    head = (
+        "<tr><th></th><th>AUC on held-out rows</th><th>test AUC</th><th>embedding parameters</th><th>bytes on disk</th>"
+    )
     head += "<th>inference rows/s</th><th>training time, s</th></tr>"
     path.write_text(
         f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>tamis demo</title>
@@ -115,15 +126,17 @@ th:first-child {{ text-align: left }} tr + tr {{ border-top: 1px solid #dde }} i
 pre {{ background: #f5f6f8; padding: 1rem; overflow-x: auto; font-size: .8rem }}
 </style>
 <h1>DimReg on {html.escape(data)}</h1>
-<p>A DeepFM trained as it is, and once more with DimReg, which decides during the same training which embedding
-dimensions are worth keeping and cuts the others at the end. One seed: differences of a few thousandths of AUC
+<p>A DeepFM trained as it is, and again with DimReg at several sizes: it decides during the same training which
+embedding dimensions are worth keeping and cuts the others at the end. One seed: differences of a few thousandths of AUC
 are noise here, and neither model was tuned (a full model that overfits a wide field of rare values loses to
 anything smaller); the measurements against tuned rivals are in <code>benchmarks/RESULTS.md</code>.</p>
-<table>{head}{"".join(map(row, main))}</table>
+<table><tr>{head}</tr>{"".join(map(row, main))}</table>
+<p><strong>{html.escape(verdict)}</strong></p>
 <p>{html.escape(SMALLER)}</p>
 {images}
 <h2>Field by field</h2><pre>{html.escape(fields)}</pre>
-<h2>The other models of the picture</h2><table>{head}{"".join(map(row, others))}</table>
+<h2>The rival: tables that are equally narrow from the start</h2>
+<table><tr>{head}</tr>{"".join(map(row, others))}</table>
 </html>""",
         encoding="utf-8",
     )

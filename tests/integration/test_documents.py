@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tamis.policy import base as policy
+from tamis.policy import registry
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -64,7 +64,7 @@ def run_blocks(path, blocks):
 def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(policy, "_registry", dict(policy._registry))  # what a page registers ends with it
+    monkeypatch.setattr(registry, "_registry", dict(registry._registry))  # what a page registers ends with it
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
