@@ -24,6 +24,7 @@ from tests.reference import dnis as reference
 from tests.unit.dimreg_tools import STEPS, batches, make
 
 QUICK = DNISConfig(blocks=3, alpha_lr=0.05, warm_up=0.2, decide_by=0.8)
+PAPER = DNISConfig(blocks=3, alpha_lr=0.05, warm_up=0.2, decide_by=0.8, rank="magnitude", axes=False)
 
 
 def run(pruner: DNIS, data=None, lr: float = 0.05) -> torch.optim.Optimizer:
@@ -138,7 +139,7 @@ def test_the_second_order_term_is_the_derivative_through_the_look_ahead() -> Non
 
 def test_a_training_is_the_reference_step_by_step() -> None:
     model = make()
-    pruner = DNIS(model, keep=0.3, config=QUICK, total_steps=STEPS)
+    pruner = DNIS(model, keep=0.3, config=PAPER, total_steps=STEPS)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     held_out = batches(2 * STEPS)[STEPS:]
     counts = [np.zeros(table.rows) for table in pruner.tables]
@@ -284,3 +285,47 @@ def test_what_it_refuses() -> None:
     pruner = DNIS(make(), total_steps=STEPS)
     with pytest.raises(ValueError, match="must be given a validation loss"):
         pruner.step()
+
+
+# ---- ours: contributions and axes
+
+
+def test_contributions_are_value_times_slope_squared() -> None:
+    model = make()
+    pruner = DNIS(model, config=DNISConfig(blocks=2, warm_up=0.01, axes=False), total_steps=STEPS)
+    first, second = batches(2)
+    model(**first)["loss"].backward()
+    pruner.step(validation_loss=lambda: model(**second)["loss"])
+    plain = make()
+    rows = {}
+    for field, table in plain.embeddings.items():
+        table.register_forward_hook(lambda m, a, out, field=field: rows.setdefault(field, out))
+    loss = plain(**second)["loss"]
+    for number, (field, table) in enumerate(zip(plain.embeddings, pruner.tables, strict=True)):
+        (slope,) = torch.autograd.grad(loss, [rows[field]], retain_graph=True)
+        wanted = torch.zeros_like(gate_of(table).gain)
+        for row, grad, id in zip(rows[field].detach(), slope, second["features"][:, number], strict=True):
+            wanted[gate_of(table).block[id].long()] += (row * grad).square()
+        assert torch.allclose(gate_of(table).gain, wanted, rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "turned"), [("fm", True), ("deepfm", False), ("widedeep", False)])
+def test_tables_are_turned_only_where_that_changes_no_output(name: str, turned: bool) -> None:
+    model = make(name)
+    with torch.no_grad():
+        for table in model.embeddings.values():
+            table.weight.mul_(20)  # so that the tables matter
+    batch = batches(1)[0]
+    before = model(**batch)["logits"].detach()
+    tables = [table.weight.detach().clone() for table in model.embeddings.values()]
+    pruner = DNIS(model, config=DNISConfig(warm_up=0.01), total_steps=STEPS)
+    model(**batch)["loss"].backward()
+    pruner.step(validation_loss=lambda: model(**batch)["loss"])
+    for table in pruner.tables:
+        gate_of(table).active = False  # the tables themselves
+    assert torch.allclose(model(**batch)["logits"], before, atol=1e-4)
+    after = [table.weight for table in model.embeddings.values()]
+    assert any(not torch.equal(one, other) for one, other in zip(tables, after, strict=True)) is turned
+    energy = sum(weight.detach().square().mean(0) for weight in after)
+    assert bool((energy.diff() <= 1e-6).all()) is turned
+    assert ("were turned" in pruner.notes()[-1]) is turned

@@ -22,8 +22,11 @@ Deviations:
 * Eq. (7) multiplies the mixed derivative by the gradient of alpha, whose shape does not fit; it must be that of the
   weights, as in DARTS (`validation_gradient`).
 * Blocks are sorted within each table, not over all: a field keeps its own alpha.
-* ``structured`` (ours, the default): whole columns per block remain, ranked by the mean square of their merged values
-  per byte. The paper's threshold on single values is ``structured=False``; it saves bytes only beyond its index.
+* ``structured`` (ours, the default): whole columns per block remain, ranked by their worth per byte. The paper's
+  threshold on single values is ``structured=False``; it saves bytes only beyond its index.
+* ``rank="contribution"`` (ours, the default): worth is (value x slope of the validation loss)^2, which knows how often
+  a row is looked up. The paper ranks by magnitude.
+* ``axes`` (ours, the default): tables that meet in dot products only are turned to their principal axes (`axes`).
 * The cut is decided at ``decide_by`` of the training and what goes is held at zero from there on, so that the rest of
   the training adapts to it (ours). The paper cuts at the end (``decide_by=1``) and, above 98 %, trains again.
 * The first ``warm_up`` of the training has no alpha, as in the authors' code; frequencies are counted then.

@@ -24,6 +24,10 @@ class DNISConfig:
             gradients. Paper: both are tried; the code has 0.
         warm_up: share of the training before alpha moves, in [0, 1).
         decide_by: share of the training after which the cut is decided, in (warm_up, 1]; 1: at the cut itself.
+        rank: ``contribution``: what a value adds to the loss' slope on the validation batches, (value x slope)^2;
+            ``magnitude``: its square, as in the paper.
+        axes: turn the tables to their principal axes after the warm-up if that leaves the validation loss as it is,
+            as it does where rows meet in dot products only; else nothing is turned and the report says so.
         structured: keep whole columns per block; False: single values.
         eps: of Eq. (8), > 0.
         seed: of the control's signs.
@@ -36,6 +40,8 @@ class DNISConfig:
     xi: float = 0.0
     warm_up: float = 0.2
     decide_by: float = 0.5
+    rank: str = "contribution"
+    axes: bool = True
     structured: bool = True
     eps: float = 1e-8
     seed: int = 0
@@ -49,6 +55,7 @@ class DNISConfig:
         else:
             check_int("blocks", self.blocks, low=1, high=2**15 - 1)
         check_choice("block_by", self.block_by, ("count", "mass"))
+        check_choice("rank", self.rank, ("contribution", "magnitude"))
         for name in ("alpha_lr", "eps"):
             check_range(name, getattr(self, name), low=0, open_low=True)
         for name in ("l1", "xi"):

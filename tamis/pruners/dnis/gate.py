@@ -22,6 +22,7 @@ class BlockGate(Gate):
     Attributes:
         alpha: [L, K] in [0, 1].
         control: [L, K], alpha under random signs; never used in the model.
+        gain: [L, K], running mean of (value x slope of the validation loss)^2, summed over a batch.
         block: [n] uint8 or int32.
         kept: bool [L, K], what was decided to remain of each block; or, for single values, bool [n, K].
         active: False as long as alpha is all ones: nothing is multiplied then.
@@ -31,6 +32,7 @@ class BlockGate(Gate):
     per_row = True
     alpha: Tensor
     control: Tensor
+    gain: Tensor
     block: Tensor
     kept: Tensor
 
@@ -38,6 +40,8 @@ class BlockGate(Gate):
         super().__init__()
         self.leaf("alpha", torch.ones(blocks, width))
         self.register_buffer("control", torch.ones(blocks, width))
+        self.register_buffer("gain", torch.zeros(blocks, width))
+        self.caught = torch.zeros(blocks, width)  # of the batch under way, on this rank
         self.register_buffer("block", torch.zeros(rows, dtype=torch.uint8 if blocks <= 2**8 else torch.int32))
         self.values = values
         self.register_buffer("kept", torch.ones(rows if values else blocks, width, dtype=torch.bool))
@@ -46,10 +50,33 @@ class BlockGate(Gate):
     def forward(self, rows: Tensor, ids: Tensor) -> Tensor:
         if not self.active:
             return rows
+        block = self.block[ids].long()
         alpha = self.alpha if self.learning else self.alpha.detach()
-        if not self.values:
-            return rows * (alpha * self.kept)[self.block[ids].long()].to(rows.dtype)
-        return rows * alpha[self.block[ids].long()].to(rows.dtype) * self.kept[ids]
+        factor = (alpha if self.values else alpha * self.kept)[block].to(rows.dtype)
+        gated = rows * (factor * self.kept[ids] if self.values else factor)
+        if self.learning:
+            self.catch(gated, block)
+        return gated
+
+    def take_caught(self) -> Tensor:
+        """What was noted since the last call, [L, K]."""
+        caught, self.caught = self.caught, torch.zeros_like(self.gain)
+        return caught.to(self.gain.device)
+
+    def catch(self, gated: Tensor, block: Tensor) -> None:
+        """Note (value x slope)^2 of these rows per block and column when the loss is differentiated.
+
+        Args:
+            gated: [..., K], what `forward` returns.
+            block: [...], the rows' blocks.
+        """
+        value, flat = gated.detach().float().reshape(-1, gated.shape[-1]), block.reshape(-1)
+
+        def note(slope: Tensor) -> None:
+            self.caught = self.caught.to(flat.device)
+            self.caught.index_add_(0, flat, (value * slope.float().reshape(value.shape)).square())
+
+        gated.register_hook(note)  # type: ignore[no-untyped-call]
 
     def fold(self, weight: Tensor) -> None:
         if self.active:

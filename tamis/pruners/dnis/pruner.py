@@ -15,6 +15,7 @@ from tamis.core.errors import NoEffectWarning, NotPolarisedError
 from tamis.core.types import JsonState
 from tamis.pruners.base import Loss, Pruner, Step
 from tamis.pruners.budget import Budget, split_by_budget
+from tamis.pruners.dnis.axes import turn_tables
 from tamis.pruners.dnis.config import DNISConfig
 from tamis.pruners.dnis.equations import alpha_step, blocks_by_frequency, flipped, normalised, validation_gradient
 from tamis.pruners.dnis.gate import BlockGate
@@ -23,6 +24,13 @@ from tamis.pruners.selection import Selection
 from tamis.pruners.tables import Table
 
 __all__ = ["DNIS"]
+
+MEMORY = 50  # validation batches that the running mean of contributions goes back
+_AXES = {
+    None: "not tried, since alpha never moved",
+    True: "all tables were turned to their principal axes after the warm-up; the validation loss did not change",
+    False: "left as they were: turning the tables changes the loss (they meet in more than dot products)",
+}
 
 
 class DNIS(Pruner):
@@ -72,6 +80,7 @@ class DNIS(Pruner):
         super().__init__(model, tables=tables, total_steps=total_steps)
         self._refuse_small_budget()
         self._blocked = self._decided = False
+        self._turned: bool | None = None
         self._moved = 0
         if frequencies is not None:
             self._assign_blocks(self._checked(frequencies))
@@ -140,6 +149,8 @@ class DNIS(Pruner):
         if not self._blocked or self._decided or step.number < self.config.warm_up * step.steps_in_all:
             return
         gates = self._block_gates()
+        if self.config.axes and self._turned is None:
+            self._turned = turn_tables(self.tables, loss)
         weights = [p for p in self.model.parameters() if p.requires_grad] if self.config.xi else []
         for gate in gates:
             gate.learning = True
@@ -166,6 +177,7 @@ class DNIS(Pruner):
             gate.alpha.copy_(alpha_step(gate.alpha, direction, self.config))
             noise = flipped(direction, self.config.seed, step.number, number)
             gate.control.copy_(alpha_step(gate.control, noise, self.config))
+            gate.gain.lerp_(all_mean_(gate.take_caught()), 1 / min(self._moved, MEMORY))
 
     def logs(self) -> dict[str, float]:
         """Mean alpha, and of the control."""
@@ -180,32 +192,32 @@ class DNIS(Pruner):
     @torch.no_grad()
     def _decide(self) -> None:
         """Hold at zero what goes; the rest of alpha stays as it is from here on."""
-        pairs = zip(self._block_gates(), self.tables, strict=True)
-        kept = self._keep([gate.merged(table.weight) for gate, table in pairs])
-        plain = self._keep([table.weight.detach() for table in self.tables])
-        if all(torch.equal(one, other) for one, other in zip(kept, plain, strict=True)):
+        if all(bool((gate.alpha > 0.99).all()) for gate in self._block_gates()):
             warnings.warn(
-                "DNIS: alpha changes nothing: the tables alone, by magnitude, would keep the same values; give alpha "
-                "more steps (a lower warm_up, a later decide_by) or a larger alpha_lr",
+                "DNIS: alpha changes nothing: all of it is still 1; give it more steps (a lower warm_up, a later "
+                "decide_by) or a larger alpha_lr",
                 NoEffectWarning,
                 stacklevel=4,
             )
-        for gate, keep in zip(self._block_gates(), kept, strict=True):
+        for gate, keep in zip(self._block_gates(), self._keep(), strict=True):
             gate.kept.copy_(keep)
         self._decided = True
 
-    def _keep(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """What the budget holds of these tables [n, K]: bool [L, K] each, or [n, K] if not ``structured``."""
+    def _keep(self) -> list[Tensor]:
+        """What the budget holds of each merged table [n, K]: bool [L, K], or [n, K] if not ``structured``."""
         gates = self._block_gates()
         scores, costs = [], []
         per_dimension, budget = self.budget.costs(self.tables)
-        for gate, value, table, cost in zip(gates, values, self.tables, per_dimension, strict=True):
-            square = value.double().square()
+        for gate, table, cost in zip(gates, self.tables, per_dimension, strict=True):
+            square, block = gate.merged(table.weight).double().square(), gate.block.long()
+            rows = torch.bincount(block, minlength=len(gate.alpha)).to(square.device)[:, None]
+            worth = square.new_zeros(gate.alpha.shape).index_add_(0, block, square) / rows.clamp(min=1)
+            if self.config.rank == "contribution" and self._moved:
+                gain = gate.gain.double() / rows.clamp(min=1)
+                square = square * (gain / worth.clamp(min=1e-30))[block]
+                worth = gain
             if self.config.structured:
-                rows = torch.bincount(gate.block.long(), minlength=len(gate.alpha)).to(square.device)
-                energy = square.new_zeros(gate.alpha.shape).index_add_(0, gate.block.long(), square)
-                price = (cost * rows / table.rows).clamp(min=1e-12)[:, None].expand_as(energy)
-                square = energy / rows.clamp(min=1)[:, None]
+                square, price = worth, (cost * rows / table.rows).clamp(min=1e-12).expand_as(worth)
             else:
                 price = square.new_full((), cost / table.rows + self._index_cost(table)).expand_as(square)
             scores.append((square * price).reshape(-1).cpu())
@@ -254,6 +266,8 @@ class DNIS(Pruner):
         for table, gate in zip(self.tables, self._block_gates(), strict=True):
             pairs = zip(gate.alpha.detach().mean(1).tolist(), gate.control.mean(1).tolist(), strict=True)
             lines.append(f"  {table.field}: " + ", ".join(f"{alpha:.2f} ({noise:.2f})" for alpha, noise in pairs))
+        if self.config.axes:
+            lines.append(f"axes: {_AXES[self._turned]}")
         return tuple(lines)
 
     # ---- state
@@ -263,9 +277,10 @@ class DNIS(Pruner):
         return {**asked, **asdict(self.config)}
 
     def state(self) -> JsonState:
-        return {"blocked": self._blocked, "decided": self._decided, "moved": self._moved}
+        return {"blocked": self._blocked, "turned": self._turned, "decided": self._decided, "moved": self._moved}
 
     def restore(self, state: JsonState) -> None:
+        self._turned = state["turned"]
         self._blocked, self._decided, self._moved = state["blocked"], state["decided"], int(state["moved"])
         for table, gate in zip(self.tables, self._block_gates(), strict=True):
             gate.active = self._blocked
