@@ -87,13 +87,14 @@ class AlphaSteps:
         return 0.0
 
     def step(self) -> None:
-        self.pruner.step(validation_loss=self.loss)
-
-    def loss(self) -> Tensor:
-        """Of the next batch; its samples are counted."""
         chosen = next(self.batches)
-        self.samples += len(chosen)
-        return self.model(self.part[0][chosen], self.part[1][chosen])["loss"]
+
+        def loss() -> Tensor:
+            """Of this step's batch; its samples are counted at each call."""
+            self.samples += len(chosen)
+            return self.model(self.part[0][chosen], self.part[1][chosen])["loss"]
+
+        self.pruner.step(validation_loss=loss)
 
 
 @dataclass
@@ -156,7 +157,7 @@ def contributions(model: nn.Module, groups: dict[str, Tensor], ids: Tensor, dim:
 def gate_masks(table: Any) -> Tensor:
     """Which values of a table `tamis.pruners.DNIS` keeps, bool [rows, dim]."""
     gate = table.modules[0].gate
-    return (gate.alpha > 0)[gate.block.long()] if gate.mask is None else gate.mask
+    return gate.kept if gate.values else gate.kept[gate.block.long()]
 
 
 class DNISArms:
