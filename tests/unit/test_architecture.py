@@ -37,6 +37,21 @@ def test_heavy_packages_are_imported_late(path: Path):
             assert name.split(".")[0] not in set(HEAVY) - allowed, f"{path.name} imports {name} at module level"
 
 
+MOST_LINES_OF_A_FUNCTION = 60
+LONG = {"search_curriculum"}  # its signature and Args alone are longer
+
+
+def test_functions_stay_readable():
+    """Length here; complexity (at most 15) is ruff's C901."""
+    long = {
+        f"{path.relative_to(PACKAGE)}:{node.name}": node.end_lineno - node.lineno + 1
+        for path in module_files()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > MOST_LINES_OF_A_FUNCTION
+    }
+    assert {name for name in long if name.rpartition(":")[2] not in LONG} == set(), long
+
+
 def test_files_stay_readable():
     long = {str(p.relative_to(ROOT)): n for p in module_files() if (n := len(p.read_text().splitlines())) > 400}
     assert not long, f"over 400 lines: {long}"
