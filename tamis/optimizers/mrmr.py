@@ -38,12 +38,22 @@ _CHUNK = 256  # labels at a time: bounds memory at a few MB for 816 multisets
 
 
 def multisets(items: int, size: int) -> np.ndarray:
-    """All multisets of ``size`` of the items 0..items - 1: int64 [M, size], rows sorted, in lexicographic order."""
+    """All multisets of ``size`` of the items 0..items - 1: int64 [M, size], rows sorted, in lexicographic order.
+
+    Args:
+        items: number of items, >= 1.
+        size: of each multiset, >= 1.
+    """
     return np.array(list(combinations_with_replacement(range(items), size)))
 
 
 def counts(sets: np.ndarray, items: int) -> np.ndarray:
-    """How often each item is in each multiset: int64 [M, items]."""
+    """How often each item is in each multiset: int64 [M, items].
+
+    Args:
+        sets: of `multisets`, [M, size].
+        items: number of items.
+    """
     result: np.ndarray = (sets[:, :, None] == np.arange(items)).sum(1)
     return result
 

@@ -35,6 +35,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tamis.core.errors import TamisError
 from tamis.core.models import evaluating
+from tamis.core.types import Batch
 from tamis.features.losses import SampleLoss
 
 __all__ = [
@@ -44,7 +45,16 @@ __all__ = [
 
 
 def mean_loss(model: nn.Module, batches: Iterable[Any], loss: SampleLoss) -> float:
-    """The loss per target token over ``batches`` in eval mode, summed in float64."""
+    """The loss per target token over ``batches`` in eval mode, summed in float64.
+
+    Args:
+        model: in any mode.
+        batches: on the model's device.
+        loss: of `sample_loss_of`.
+
+    Raises:
+        TamisError: no target token.
+    """
     total, count = 0.0, 0
     with evaluating(model), torch.no_grad():
         for batch in batches:
@@ -55,7 +65,16 @@ def mean_loss(model: nn.Module, batches: Iterable[Any], loss: SampleLoss) -> flo
 
 
 def validation_gradient(model: nn.Module, batches: Iterable[Any], loss: SampleLoss) -> dict[str, Tensor]:
-    """Gradient of `mean_loss`: parameter name -> float64 tensor; ``.grad`` fields are not touched."""
+    """Gradient of `mean_loss`: parameter name -> float64 tensor; ``.grad`` fields are not touched.
+
+    Args:
+        model: as `mean_loss`.
+        batches: as `mean_loss`.
+        loss: as `mean_loss`.
+
+    Raises:
+        TamisError: no target token, or no parameter that requires a gradient.
+    """
     named = _trainable(model)
     sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in named.items()}
     count = 0
@@ -118,7 +137,7 @@ def path_gradient(
 
 
 def first_order_rewards(
-    model: nn.Module, batch: Any, gradient: dict[str, Tensor], lr: float, loss: SampleLoss
+    model: nn.Module, batch: Batch, gradient: dict[str, Tensor], lr: float, loss: SampleLoss
 ) -> np.ndarray:
     """Lr <g, g_i> of every sample of ``batch``: float64 [B], by one forward-mode derivative along g.
 
@@ -218,7 +237,14 @@ def rewards_by(
 ) -> Callable[[Iterable[Any]], np.ndarray]:
     """One function from batches to rewards; ``"first_order"`` takes its gradient once, now.
 
-    ``lookahead`` > 1 has it use the gradient of the path of so many steps (`path_gradient`).
+    Args:
+        reward: ``"first_order"`` or ``"exact"``.
+        model: in any mode.
+        validation: gives the validation batches, the same ones in the same order at each call.
+        lr: of the SGD step.
+        loss: of `sample_loss_of`.
+        lookahead: > 1: the gradient is that of the path of so many steps (`path_gradient`).
+        lookahead_lr: of those steps.
     """
     if reward == "exact":
         return lambda batches: exact_rewards(model, batches, validation, lr, loss)

@@ -146,7 +146,12 @@ def time_weights(logits: list[np.ndarray], labels: np.ndarray, *, bins: int = 15
 
 
 def weigh(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Logits of a clip's frames times the weight at each frame's time, interpolated: [m, C] -> [m, C]."""
+    """Logits of a clip's frames times the weight at each frame's time, interpolated: [m, C] -> [m, C].
+
+    Args:
+        logits: [m, C].
+        weights: of the parts of a clip, [bins] (`time_weights`).
+    """
     at = (np.arange(len(logits)) + 0.5) / len(logits) * len(weights) - 0.5
     return np.asarray(logits * np.interp(at, np.arange(len(weights)), weights)[:, None])
 

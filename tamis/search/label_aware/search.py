@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from tamis.core.errors import NoEffectWarning, TamisError
 from tamis.core.rng import numpy_generator, seed_of
-from tamis.core.types import PathOrStr
+from tamis.core.types import MapDataset, PathOrStr
 from tamis.optimizers.mrmr import counts, select
 from tamis.optimizers.predictor import Predictor, PredictorConfig
 from tamis.policy.base import DataInfo, SearchInfo, fingerprint
@@ -58,7 +58,7 @@ _BEST = 5  # parents of mutations with parents="best"
 
 def search_label_aware(
     model: nn.Module,
-    val_data: Any,
+    val_data: MapDataset | tuple[Tensor, Tensor],
     *,
     iterations: int = 500,
     warmup: int = 100,
@@ -169,6 +169,11 @@ def _search(
 
 def build_policy(policy: LabelAwarePolicy, *, triples: int = 100, alpha: float = 2.5) -> LabelAwarePolicy:
     """Stage 2 again, with another size or alpha, from the rewards that a searched policy remembers.
+
+    Args:
+        policy: searched.
+        triples: as `search_label_aware`.
+        alpha: as `search_label_aware`.
 
     Raises:
         ValueError: the policy does not know its rewards (`LabelAwarePolicy.from_authors`).
