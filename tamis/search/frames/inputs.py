@@ -107,6 +107,17 @@ def checked_logits(logits: Sequence[Any], features: list[np.ndarray], labels: np
     return arrays
 
 
+def _given_features(videos: Sequence[VideoSource], encoder: FrameEncoder | None) -> list[np.ndarray]:
+    """Videos that came as features, checked."""
+    if encoder is not None:
+        raise ValueError("encoder: the videos are features already; leave it out")
+    arrays = [np.asarray(video, dtype=np.float64) for video in videos]
+    wrong = [i for i, a in enumerate(arrays) if a.shape[1:] != arrays[0].shape[1:] or not np.isfinite(a).all()]
+    if wrong or not all(len(array) for array in arrays):
+        raise ValueError(f"videos[{wrong[:1] or '?'}]: features must be finite [m, {arrays[0].shape[1]}], m >= 1")
+    return arrays
+
+
 def read_features(
     videos: Sequence[VideoSource],
     encoder: FrameEncoder | None,
@@ -130,13 +141,7 @@ def read_features(
         ValueError, TypeError, VideoError: as `search_frames`.
     """
     if isinstance(videos[0], np.ndarray) and videos[0].ndim == 2:
-        if encoder is not None:
-            raise ValueError("encoder: the videos are features already; leave it out")
-        arrays = [np.asarray(video, dtype=np.float64) for video in videos]
-        wrong = [i for i, a in enumerate(arrays) if a.shape[1:] != arrays[0].shape[1:] or not np.isfinite(a).all()]
-        if wrong or not all(len(array) for array in arrays):
-            raise ValueError(f"videos[{wrong[:1] or '?'}]: features must be finite [m, {arrays[0].shape[1]}], m >= 1")
-        return arrays, None
+        return _given_features(videos, encoder), None
     if centred and encoder is not None:
         raise ValueError("centred=True: is for the default encoder; pass encoder=PixelEncoder.fit(..., centred=True)")
 
