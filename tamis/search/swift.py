@@ -42,7 +42,7 @@ from tamis.core.checks import check_choice, check_int
 from tamis.core.distributed import gather_objects, is_distributed, rank
 from tamis.core.errors import NoEffectWarning, TamisError
 from tamis.core.rng import check_seed, seed_of, seeded_globals
-from tamis.features.samples import SampleFeatures
+from tamis.features.table import FeatureTable
 from tamis.optimizers.bayesian import INITIAL, OPTIMIZERS, propose
 from tamis.policy.base import SearchInfo, fingerprint
 from tamis.samplers.base import SamplerIterator
@@ -88,7 +88,7 @@ def law_of(point: np.ndarray, *, transform: str = "cgf") -> SwiftLaw:
 
 def search_swift(
     objective: Objective,
-    features: SampleFeatures,
+    features: FeatureTable,
     *,
     model: nn.Module | None = None,
     trials: int = 40,
@@ -144,7 +144,8 @@ def search_swift(
         sampling, cost in sample-forwards (backward = 2) and configuration.
 
     Raises:
-        TypeError: an objective that is no function, features that are not `SampleFeatures`, a model that is none.
+        TypeError: an objective that is not a function, features that are not a `FeatureTable`, a model that is not an
+            nn.Module.
         TamisError: the journal in ``out`` is of another search, no trial gave a finite score, a trial did not draw
             from its sampler.
 

@@ -34,7 +34,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tamis.core.errors import TamisError
-from tamis.features.losses import SampleLoss, evaluating
+from tamis.core.models import evaluating
+from tamis.features.losses import SampleLoss
 
 __all__ = [
     "exact_rewards", "first_order_rewards", "keeps_small_steps", "mean_loss", "path_gradient", "rewards_by",

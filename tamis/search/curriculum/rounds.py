@@ -18,8 +18,8 @@ from tamis.core.distributed import broadcast_object, parallel_map, rank, world_s
 from tamis.core.errors import NoEffectWarning, TamisError
 from tamis.core.progress import progress_bar
 from tamis.core.rng import numpy_generator, seed_of
-from tamis.features.groups import CurriculumFeatures
 from tamis.features.losses import SampleLoss, log_likelihoods, make_batch
+from tamis.features.table import FeatureTable
 from tamis.policy.base import DataInfo, SearchInfo, fingerprint
 from tamis.samplers.curriculum.agent import OTHER_WIDTH, WIDTHS
 from tamis.samplers.curriculum.sampler import CLIP, CurriculumPolicy, CurriculumSampler
@@ -86,7 +86,7 @@ class Rounds:
     forwards: int  # samples that went through the model so far; a backward pass counts as two
     agreement: float | None = None
 
-    def all_rounds(self, features: CurriculumFeatures, rounds: tuple[int, ...]) -> CurriculumPolicy:
+    def all_rounds(self, features: FeatureTable, rounds: tuple[int, ...]) -> CurriculumPolicy:
         state, first, score, last = "start", None, 0.0, None
         if self.update is not None and not self.states.has(state):
             self.states.save(state)
@@ -98,7 +98,7 @@ class Rounds:
                     self.model, self.train, collate=self.collate, loss=self.loss, batch_size=self.batch_size
                 )
                 self.forwards += len(self.train)
-                features = features.with_group("log_likelihood", values, features.columns["log_likelihood"])
+                features = features.with_group("log_likelihood", values, features.layout["log_likelihood"])
             policy, trained = self.train_policy(features, number, pool)
             score = trained
             if self.update is not None:
@@ -132,7 +132,7 @@ class Rounds:
 
     # ---- the agent
 
-    def train_policy(self, features: CurriculumFeatures, number: int, pool: int) -> tuple[CurriculumPolicy, float]:
+    def train_policy(self, features: FeatureTable, number: int, pool: int) -> tuple[CurriculumPolicy, float]:
         """Rewards and agent of one round; read from disk if the round was over before."""
         mean, scale = standardise(features.matrix())
         chosen = np.arange(len(self.train))
@@ -144,7 +144,7 @@ class Rounds:
 
         def train() -> dict[str, Any]:
             x = ((features.matrix()[chosen] - mean) / scale).clamp(-CLIP, CLIP)
-            groups = {name: len(names) for name, names in features.columns.items()}
+            groups = {name: len(names) for name, names in features.layout.items()}
             found = train_agent(
                 x, rewards, groups, pool=pool, config=self.agent, seed=seed_of(self.seed, number),
                 desc=f"agent, round {number + 1}",
@@ -233,12 +233,12 @@ class Rounds:
             )
 
     def to_policy(
-        self, found: Trained, features: CurriculumFeatures, pool: int, mean: Tensor, scale: Tensor, x: Tensor
+        self, found: Trained, features: FeatureTable, pool: int, mean: Tensor, scale: Tensor, x: Tensor
     ) -> CurriculumPolicy:
         rows = numpy_generator(self.seed, 3).permutation(len(x))[:256]
         policy = CurriculumPolicy(
-            columns=dict(features.columns),
-            widths={name: WIDTHS.get(name, OTHER_WIDTH) for name in features.columns},
+            columns=dict(features.layout),
+            widths={name: WIDTHS.get(name, OTHER_WIDTH) for name in features.layout},
             hidden=self.agent.hidden,
             pool=pool,
             agent={name: value.detach().clone() for name, value in found.scorer.state_dict().items()},

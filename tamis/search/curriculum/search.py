@@ -27,7 +27,6 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +35,11 @@ from torch import nn
 
 from tamis.core.checks import check_choice, check_int, check_range, check_type
 from tamis.core.distributed import rank
+from tamis.core.models import evaluating
 from tamis.core.progress import progress_bar
 from tamis.core.rng import check_seed
-from tamis.features.groups import CurriculumFeatures
-from tamis.features.losses import SampleLoss, evaluating, make_batch, sample_loss_of
+from tamis.features.losses import SampleLoss, make_batch, sample_loss_of
+from tamis.features.table import FeatureTable
 from tamis.policy.base import fingerprint
 from tamis.samplers.curriculum.sampler import CurriculumPolicy
 from tamis.search.curriculum.actor_critic import AgentConfig
@@ -56,7 +56,7 @@ def search_curriculum(
     model: nn.Module,
     train: Any,
     validation: Any,
-    features: CurriculumFeatures,
+    features: FeatureTable,
     *,
     selection: Any = None,
     collate: Callable[[list[Any]], Any] | None = None,
@@ -129,7 +129,7 @@ def search_curriculum(
     agent = AgentConfig() if agent is None else agent
     check_type("agent", agent, AgentConfig, "an AgentConfig, such as AgentConfig(steps=3000), or None")
     check_type("update", update, (UpdateConfig, type(None)), "an UpdateConfig, such as UpdateConfig(lr=1e-4), or None")
-    check_type("features", features, CurriculumFeatures, "CurriculumFeatures; take them by curriculum_features(...)")
+    check_type("features", features, FeatureTable, "a FeatureTable; take one by curriculum_features(...)")
     check_type("rounds", rounds, (tuple, list), "a tuple, one pool size a round, such as (4, 4)")
     check_choice("reward", reward, ("first_order", "exact"))
     check_int("probes", probes, low=0)
@@ -149,10 +149,7 @@ def search_curriculum(
     seen = _check_features(features, model, train, prints["training"], collate, sample_loss_of(loss))
     if selection is None:
         validation, selection = _every_second(validation, 0), _every_second(validation, 1)
-    names = sorted(features.groups)  # the order in which a policy's file keeps them
-    features = replace(
-        features, groups={k: features.groups[k] for k in names}, columns={k: features.columns[k] for k in names}
-    )
+    features = features.select_columns(sorted(features.layout))  # the order in which a policy's file keeps them
     if update is not None and optimizer is None:
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=update.lr)
     config = {
@@ -189,7 +186,7 @@ def _save_weights(model: nn.Module, path: Path) -> None:
     path.with_suffix(".tmp").replace(path)
 
 
-def _check_data(train: Any, validation: Any, features: CurriculumFeatures, rounds: Any, selection: Any) -> None:
+def _check_data(train: Any, validation: Any, features: FeatureTable, rounds: Any, selection: Any) -> None:
     if not rounds:
         raise ValueError("rounds=(): must name the pool size of at least one round")
     for pool in rounds:
@@ -232,11 +229,11 @@ def _warn_of_overlap(prints: dict[str, list[str] | None]) -> None:
 
 
 def _check_features(
-    features: CurriculumFeatures, model: nn.Module, train: Any, prints: list[str] | None, collate: Any, loss: SampleLoss
+    features: FeatureTable, model: nn.Module, train: Any, prints: list[str] | None, collate: Any, loss: SampleLoss
 ) -> int:
     """Compare a few log-likelihoods with the model's, where `curriculum_features` took them: samples looked at."""
     name = "log_likelihood"
-    if prints is None or features.columns.get(name) != ("sum", "per_token"):
+    if prints is None or features.layout.get(name) != ("sum", "per_token"):
         return 0
     places = sorted({len(train) * k // 8 for k in range(8)})
     with evaluating(model), torch.no_grad():
