@@ -22,7 +22,7 @@ from benchmarks.curriculum_common import Run, equal_budgets, stream, tables
 from benchmarks.swift_common import DATA, encoded
 from tamis.core.rng import numpy_generator, seed_of, torch_generator
 from tamis.features.losses import make_batch, sample_loss_of
-from tamis.samplers import CurriculumFeatures, LogLikelihood, LossDifference, log_likelihoods
+from tamis.samplers import FeatureTable, LogLikelihood, LossDifference, log_likelihoods
 from tamis.search import AgentConfig, search_curriculum
 from tamis.search.curriculum.gradient import mean_loss, rewards_by
 
@@ -88,7 +88,7 @@ def features_of(model, train, others=None):
     groups |= {"output": torch.cat([own, logits], 1), "label": labels}
     columns = {"log_likelihood": COLUMNS, "label": tuple(map(str, range(10)))}
     columns["output"] = ("confidence", "entropy", "norm", *(f"logit{k}" for k in range(10)))
-    return CurriculumFeatures(groups, {name: columns[name] for name in groups})
+    return FeatureTable(groups, {name: columns[name] for name in groups})
 
 
 def by_hand(name, model, parts, seed):

@@ -12,7 +12,7 @@ import torch
 
 from tamis.core.rng import torch_generator
 from tamis.samplers import CurriculumSampler
-from tamis.samplers.curriculum.agent import Scorer, initialise
+from tamis.samplers.curriculum.agent import AgentNetwork, initialise
 
 GROUPS = {"length": 2, "log_likelihood": 2, "rarity": 32}
 
@@ -35,7 +35,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     count, block = 100_000 if args.quick else 10_000_000, 1 << 16
-    agent = Scorer(GROUPS)
+    agent = AgentNetwork(GROUPS)
     initialise(agent, 1)
     rows = torch.randn(block, sum(GROUPS.values()), generator=torch_generator(2))
     start = time.process_time()

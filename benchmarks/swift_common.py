@@ -26,7 +26,8 @@ from torch.utils.data import TensorDataset
 
 from tamis.core.errors import NoEffectWarning
 from tamis.core.rng import numpy_generator, seed_of, torch_generator
-from tamis.features.samples import SampleFeatures, sample_features
+from tamis.features.samples import sample_features
+from tamis.features.table import FeatureTable
 from tamis.samplers.weighted.sampler import WeightedSampler
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -174,12 +175,12 @@ def uniform(task: Task, seed: int) -> WeightedSampler:
         return WeightedSampler(np.ones(len(task.train)), replacement=False, seed=seed)
 
 
-def shared_weights(task: Task, width: int = 256, depth: int = 1) -> tuple[nn.Module, SampleFeatures, float]:
+def shared_weights(task: Task, width: int = 256, depth: int = 1) -> tuple[nn.Module, FeatureTable, float]:
     """w_share after a few uniform epochs, its features, and how well its loss tells wrong labels (AUC)."""
     net = make_net(task.seed, width, depth)
     train(net, task.train, uniform(task, task.seed), SHARE_EPOCHS)
     features = sample_features(net, task.train, batch_size=2000)
-    return net, features, auc(features.columns["loss"].numpy(), ~task.clean)
+    return net, features, auc(features["loss"].numpy(), ~task.clean)
 
 
 def auc(score: np.ndarray, positive: np.ndarray) -> float:

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.swift_common import versions, write
 from tamis.core.rng import numpy_generator
-from tamis.features.samples import SampleFeatures
+from tamis.features.table import FeatureTable
 from tamis.samplers.swift.law import SwiftLaw, aggregate, piecewise_linear
 from tamis.samplers.swift.sampler import FeatureTables
 
@@ -26,13 +26,13 @@ RESULT = Path(__file__).parent / "results" / "swift_law.json"
 LAW = SwiftLaw((1.0, -0.4), (0.2, 0.5, 0.6), (1.0, 0.9, 0.5, 0.1, 0.0))
 
 
-def features(n: int) -> SampleFeatures:
+def features(n: int) -> FeatureTable:
     rng = numpy_generator(0, n)
     loss = rng.exponential(size=n).astype(np.float32)
     entropy = (rng.random(n, dtype=np.float32) + 0.3 * loss).astype(np.float32)
     gradient = (loss * rng.random(n, dtype=np.float32)).astype(np.float32)
     columns = {"loss": torch.from_numpy(loss), "entropy": torch.from_numpy(entropy)}
-    return SampleFeatures(columns, torch.from_numpy(gradient))
+    return FeatureTable({**columns, "gradient": gradient})
 
 
 def cpu(function: Any) -> float:
@@ -69,11 +69,11 @@ def binned_error(n: int) -> dict[str, float]:
     """The binned law against the exact one: largest difference of T, and of the probabilities in total variation."""
     data = features(n)
     tables = FeatureTables(data)
-    columns = [column.numpy() for column in data.columns.values()]
+    columns = [data[name].numpy() for name in data.column_names if name != "gradient"]
     g = aggregate([np.searchsorted(np.sort(c), c, side="right") / n for c in columns], LAW.coefficients)
     order = np.argsort(g, kind="stable")
     exact_t = np.empty(n)
-    exact_t[order] = np.cumsum(data.gradient.numpy()[order], dtype=np.float64)
+    exact_t[order] = np.cumsum(data["gradient"].numpy()[order], dtype=np.float64)
     exact_t /= exact_t.max()
     tau = piecewise_linear(exact_t, LAW.knots, LAW.heights)
     p = tables.weights(LAW)

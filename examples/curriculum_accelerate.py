@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tamis.callbacks import ResumableLoader, attach
 from tamis.core import torch_generator
-from tamis.features import CurriculumFeatures, log_likelihoods
+from tamis.features import FeatureTable, log_likelihoods
 from tamis.samplers import CurriculumSampler
 from tamis.search import AgentConfig, search_curriculum
 
@@ -75,7 +75,7 @@ def main(argv=None):
         "log_likelihood": torch.from_numpy(log_likelihoods(model, train)),
         "point": torch.cat([x, labels[:, None]], 1),
     }
-    features = CurriculumFeatures(groups, {"log_likelihood": COLUMNS, "point": (*map(str, range(6)), "label")})
+    features = FeatureTable(groups, {"log_likelihood": COLUMNS, "point": (*map(str, range(6)), "label")})
     policy = search_curriculum(
         model, train, validation, features, rounds=(16,), update=None, out=args.out,
         agent=AgentConfig(steps=args.steps, warm_up=args.steps // 10, hidden=(64, 64)),

@@ -1,20 +1,27 @@
 """Numbers per sample: who measures them, how they are kept, and scores made of them."""
 
-from tamis.features.groups import CurriculumFeatures, curriculum_features
 from tamis.features.losses import log_likelihoods
-from tamis.features.samples import SampleFeatures, feature_columns, sample_features
+from tamis.features.old import CurriculumFeatures, SampleFeatures
+from tamis.features.samples import feature_columns, sample_features
 from tamis.features.scores import Alignment, Length, LogLikelihood, LossDifference, Rarity
+from tamis.features.table import FeatureTable
+from tamis.features.taggers import nltk_tagger, spacy_tagger
+from tamis.features.text import Tagger, curriculum_features
 
 __all__ = [
     "Alignment",
     "CurriculumFeatures",
+    "FeatureTable",
     "Length",
     "LogLikelihood",
     "LossDifference",
     "Rarity",
     "SampleFeatures",
+    "Tagger",
     "curriculum_features",
     "feature_columns",
     "log_likelihoods",
+    "nltk_tagger",
     "sample_features",
+    "spacy_tagger",
 ]

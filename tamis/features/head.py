@@ -9,7 +9,12 @@ __all__ = ["HeadTap"]
 
 
 class HeadTap:
-    """Listens to the linear layers; `take` gives the input of the one that made the logits."""
+    """Listens to the linear layers; `take` gives the input of the one that made the logits.
+
+    Args:
+        model: whose linear layers may make the logits.
+        head: the layer that makes them, if it is known.
+    """
 
     def __init__(self, model: nn.Module, head: nn.Linear | None) -> None:
         layers = [head] if head is not None else [m for m in model.modules() if isinstance(m, nn.Linear)]

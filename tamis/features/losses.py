@@ -7,22 +7,24 @@ model's own ``loss`` is an average over the batch).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from tamis.core.checks import check_int
-from tamis.core.distributed import gather_objects, rank, world_size
+from tamis.core.distributed import gather_objects, rank_stretch
 from tamis.core.errors import TamisError
+from tamis.core.models import device_of, evaluating, logits_of, to_device
 from tamis.core.progress import progress_bar
 from tamis.core.rng import torch_generator
+from tamis.core.types import Batch, Collate, MapDataset
+from tamis.features.data import Inputs, items_of
 
-__all__ = ["SampleLoss", "evaluating", "log_likelihoods", "make_batch", "sample_loss", "sample_loss_of"]
+__all__ = ["SampleLoss", "log_likelihoods", "make_batch", "sample_loss", "sample_loss_of"]
 
 # (model, batch) -> (negative log-likelihood of each sample [B], its number of target tokens [B])
 SampleLoss = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
@@ -47,7 +49,7 @@ def sample_loss_of(loss: str | SampleLoss) -> SampleLoss:
     return lambda model, batch: sample_loss(model, batch, loss)
 
 
-def sample_loss(model: nn.Module, batch: Any, loss: str = "auto") -> tuple[Tensor, Tensor]:
+def sample_loss(model: nn.Module, batch: Batch, loss: str = "auto") -> tuple[Tensor, Tensor]:
     """-log p(y|x) of each sample, Eq. (3.7), and its number of target tokens: ([B], [B]); differentiable.
 
     Args:
@@ -62,7 +64,7 @@ def sample_loss(model: nn.Module, batch: Any, loss: str = "auto") -> tuple[Tenso
     config = getattr(model, "config", None)
     inputs, labels = _split(batch, needs_labels=getattr(config, "is_encoder_decoder", True))
     output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-    logits = _logits(output)
+    logits = logits_of(output)
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     if logits.ndim == 2 and labels.ndim == 1:
         return nn.functional.cross_entropy(logits, labels, reduction="none"), torch.ones_like(labels)
@@ -97,9 +99,9 @@ def _kind_of(model: nn.Module) -> str:
 
 def log_likelihoods(
     model: nn.Module,
-    data: Any,
+    data: MapDataset,
     *,
-    collate: Callable[[list[Any]], Any] | None = None,
+    collate: Collate | None = None,
     loss: str | SampleLoss = "auto",
     batch_size: int = 64,
 ) -> np.ndarray:
@@ -121,13 +123,12 @@ def log_likelihoods(
     if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__"):
         raise TypeError(f"data={type(data).__name__}: must be a map-style data set, samples are drawn by index")
     check_int("batch_size", batch_size, low=1)
-    low, high = (len(data) * r // world_size() for r in (rank(), rank() + 1))
-    part: Any = Subset(data, range(low, high))
+    part: Dataset[Any] = Subset(data, rank_stretch(len(data)))  # type: ignore[arg-type]  # a Protocol is enough
     rows = [np.empty((0, 2))]
     with evaluating(model), torch.no_grad():
-        loader: Any = DataLoader(part, batch_size, collate_fn=collate, generator=torch_generator(0))
+        loader = DataLoader(part, batch_size, collate_fn=collate, generator=torch_generator(0))
         for batch in progress_bar(loader, desc="log-likelihood"):
-            total, count = function(model, to_device(batch, model))
+            total, count = function(model, to_device(batch, device_of(model)))
             rows.append(torch.stack([-total.double(), count.double()], 1).cpu().numpy())
     values = np.concatenate(gather_objects(np.concatenate(rows)))
     bad = np.flatnonzero(~np.isfinite(values[:, 0]))
@@ -139,39 +140,22 @@ def log_likelihoods(
     return values.astype(np.float32)
 
 
-def make_batch(data: Any, indices: Any, collate: Callable[[list[Any]], Any] | None, model: nn.Module) -> Any:
-    """Items of ``data`` as one batch on the model's device."""
-    wanted = [int(index) for index in indices]
-    items = data.__getitems__(wanted) if hasattr(data, "__getitems__") else [data[index] for index in wanted]
-    return to_device((collate or torch.utils.data.default_collate)(items), model)
+def make_batch(data: MapDataset, indices: Iterable[int] | Tensor, collate: Collate | None, model: nn.Module) -> Batch:
+    """Items of ``data`` as one batch on the model's device.
+
+    Args:
+        data: a map-style data set.
+        indices: numbers of the items.
+        collate: a list of items -> a batch; default: torch's.
+        model: where its first parameter is, the batch goes.
+    """
+    return items_of(data, indices, collate, device_of(model))
 
 
-def to_device(batch: Any, model: nn.Module) -> Any:
-    """Every tensor of ``batch`` on the device of the model's parameters."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    if isinstance(batch, Mapping):
-        return {name: to_device(value, model) for name, value in batch.items()}
-    if isinstance(batch, (list, tuple)):
-        return [to_device(value, model) for value in batch]
-    return batch.to(device) if isinstance(batch, Tensor) else batch
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode inside; its training flags as they were afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _split(batch: Any, needs_labels: bool) -> tuple[Any, Tensor]:
+def _split(batch: Batch, needs_labels: bool) -> tuple[Inputs, Tensor]:
     """(what the model is called with, labels); an encoder-decoder makes its decoder's inputs from the labels."""
     if isinstance(batch, Mapping):
-        inputs: Any = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+        inputs: Inputs = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
         labels = inputs.get("labels", inputs.get("label"))
         given = inputs.get("decoder_input_ids") is not None or (isinstance(labels, Tensor) and labels.ndim == 1)
         if given or not needs_labels:
@@ -182,18 +166,3 @@ def _split(batch: Any, needs_labels: bool) -> tuple[Any, Tensor]:
     if not isinstance(labels, Tensor) or labels.is_floating_point():
         raise TypeError("a batch must be (inputs, labels) or a mapping with 'labels' or 'label'; labels are integers")
     return inputs, labels.long()
-
-
-def _logits(output: Any) -> Tensor:
-    if isinstance(output, Mapping):
-        output = output.get("logits")
-    elif hasattr(output, "logits"):
-        output = output.logits
-    elif isinstance(output, (tuple, list)):
-        output = output[0] if output else None
-    if not isinstance(output, Tensor):
-        raise TamisError(
-            "the model's output holds no logits, so no sample has a loss of its own: give a model whose output is "
-            "logits, or has .logits or ['logits'], or pass loss=your_function"
-        )
-    return output

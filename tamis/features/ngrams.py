@@ -23,9 +23,14 @@ mean, standard deviation, minimum and maximum over the sentence's own n-grams, s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from tamis.features.columns import Column
+
+if TYPE_CHECKING:
+    import pyarrow
 
 __all__ = ["STATISTICS", "Ragged", "count_keys", "ngram_counts", "summarise", "tag_values", "token_ids"]
 
@@ -35,7 +40,7 @@ _CHUNK = 50_000  # sentences split at once: bounds what pyarrow holds
 Ragged = tuple[np.ndarray, np.ndarray]  # values of all rows one after the other [T], length of each row [n]
 
 
-def token_ids(column: Any, *, ignore: Sequence[int] = (-100,)) -> Ragged:
+def token_ids(column: Column, *, ignore: Sequence[int] = (-100,)) -> Ragged:
     """Integer tokens of a column: (ids [T], lengths int64 [n]).
 
     Args:
@@ -74,7 +79,7 @@ def token_ids(column: Any, *, ignore: Sequence[int] = (-100,)) -> Ragged:
     return numbers[kept], _segment_sums(kept.astype(np.int64), sizes)
 
 
-def _word_ids(chunked: Any) -> Ragged:
+def _word_ids(chunked: pyarrow.ChunkedArray) -> Ragged:
     """White-space tokens as int32 ids; equal words get equal ids."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -178,7 +183,12 @@ def tag_values(words: np.ndarray, tags: np.ndarray) -> np.ndarray:
 
 
 def summarise(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """`STATISTICS` of each row of a ragged array: float32 [n, 4]; a row without values gives zeros."""
+    """`STATISTICS` of each row of a ragged array: float32 [n, 4]; a row without values gives zeros.
+
+    Args:
+        values: of all rows, one after the other [T].
+        lengths: values of each row, int64 [n].
+    """
     result = np.zeros((len(lengths), len(STATISTICS)), np.float32)
     some = lengths > 0
     if not some.any():

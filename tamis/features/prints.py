@@ -1,13 +1,13 @@
-"""What a data set's inputs look like, from a few samples: part of the fingerprint of `SampleFeatures`."""
+"""What a data set's inputs look like, from a few samples: part of the fingerprint of a `FeatureTable`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from tamis.core.rng import seeded_globals
+from tamis.core.types import MapDataset
 from tamis.policy.base import fingerprint
 
 __all__ = ["input_prints"]
@@ -15,13 +15,13 @@ __all__ = ["input_prints"]
 _PROBES = 16
 
 
-def input_prints(dataset: Any) -> list[str | None]:
+def input_prints(dataset: MapDataset) -> list[str | None]:
     """sha256 of the inputs of 16 evenly spaced samples; None where they cannot be compared."""
     probes = np.unique(np.linspace(0, len(dataset) - 1, _PROBES).astype(int)).tolist()
     return [_input_print(dataset, index) for index in probes]
 
 
-def _input_print(dataset: Any, index: int) -> str | None:
+def _input_print(dataset: MapDataset, index: int) -> str | None:
     """sha256 of a sample's input; None where it has no bytes, or others at a second reading."""
     readings = []
     for _ in range(2):
@@ -38,6 +38,6 @@ def _input_print(dataset: Any, index: int) -> str | None:
     return readings[0] if readings[0] == readings[1] else None
 
 
-def _plain(part: Any) -> Any:
+def _plain(part: object) -> object:
     """A PIL image as its mode and pixels; anything else as it is."""
     return [part.mode, np.asarray(part)] if hasattr(part, "tobytes") and hasattr(part, "mode") else part

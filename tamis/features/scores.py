@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tamis.features.groups import CurriculumFeatures
+from tamis.features.table import FeatureTable
 
 __all__ = ["Alignment", "Length", "LogLikelihood", "LossDifference", "Rarity"]
 
@@ -34,7 +34,7 @@ class Length:
 
     sign: int = 1
 
-    def __call__(self, features: CurriculumFeatures) -> Tensor:
+    def __call__(self, features: FeatureTable) -> Tensor:
         return self.sign * features.groups["length"].sum(1)
 
 
@@ -45,8 +45,8 @@ class Rarity:
     text: str | None = None
     sign: int = 1
 
-    def __call__(self, features: CurriculumFeatures) -> Tensor:
-        side = self.text or features.columns["length"][0]
+    def __call__(self, features: FeatureTable) -> Tensor:
+        side = self.text or features.layout["length"][0]
         mean = features.column("rarity", f"{side}.1-gram.mean")
         return self.sign * mean * features.column("length", side)
 
@@ -58,7 +58,7 @@ class LogLikelihood:
     per_token: bool = True
     sign: int = 1
 
-    def __call__(self, features: CurriculumFeatures) -> Tensor:
+    def __call__(self, features: FeatureTable) -> Tensor:
         return self.sign * features.column("log_likelihood", "per_token" if self.per_token else "sum")
 
 
@@ -72,7 +72,7 @@ class LossDifference:
 
     second: str
 
-    def __call__(self, features: CurriculumFeatures) -> Tensor:
+    def __call__(self, features: FeatureTable) -> Tensor:
         return features.column(self.second, "per_token") - features.column("log_likelihood", "per_token")
 
 
@@ -86,5 +86,5 @@ class Alignment:
 
     group: str = "alignment"
 
-    def __call__(self, features: CurriculumFeatures) -> Tensor:
+    def __call__(self, features: FeatureTable) -> Tensor:
         return features.groups[self.group][:, 0]

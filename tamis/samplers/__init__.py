@@ -1,8 +1,8 @@
 """Samplers: a global order that is a pure function of (seed, epoch, state), for any trainer."""
 
-from tamis.features.groups import CurriculumFeatures, curriculum_features
 from tamis.features.losses import log_likelihoods
-from tamis.features.samples import SampleFeatures, sample_features
+from tamis.features.old import CurriculumFeatures, SampleFeatures
+from tamis.features.samples import sample_features
 from tamis.features.scores import (
     Alignment,
     Length,
@@ -10,6 +10,8 @@ from tamis.features.scores import (
     LossDifference,
     Rarity,
 )
+from tamis.features.table import FeatureTable
+from tamis.features.text import curriculum_features
 from tamis.samplers.base import StatefulSampler
 from tamis.samplers.competence import CompetenceSampler
 from tamis.samplers.curriculum.sampler import CurriculumPolicy, CurriculumSampler
@@ -25,6 +27,7 @@ __all__ = [
     "CurriculumFeatures",
     "CurriculumPolicy",
     "CurriculumSampler",
+    "FeatureTable",
     "Length",
     "LogLikelihood",
     "LossDifference",

@@ -6,7 +6,7 @@ import torch
 
 from tamis.core.errors import TamisError
 from tamis.core.rng import numpy_generator, torch_generator
-from tamis.samplers.curriculum.agent import Scorer, initialise
+from tamis.samplers.curriculum.agent import AgentNetwork, initialise
 from tamis.search.curriculum.actor_critic import (
     AgentConfig,
     Critic,
@@ -22,7 +22,7 @@ QUICK = AgentConfig(steps=60, warm_up=20, replay=30, batch=4, hidden=(8, 8), tra
 
 
 def scorer():
-    net = Scorer(GROUPS, (6, 5))
+    net = AgentNetwork(GROUPS, (6, 5))
     initialise(net, 3)
     return net
 
@@ -36,7 +36,7 @@ def test_scores_equal_the_reference():
 
 
 def test_the_paper_s_state_has_57_numbers():
-    assert Scorer({"length": 2, "log_likelihood": 2, "tags": 8, "rarity": 32}).features.width == 57
+    assert AgentNetwork({"length": 2, "log_likelihood": 2, "tags": 8, "rarity": 32}).features.width == 57
 
 
 def test_permuting_a_pool_permutes_scores_and_128_are_served_as_16():

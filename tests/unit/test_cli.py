@@ -224,10 +224,10 @@ def job(folder: Path, kind: str, module: str, options: str, out: str = "found") 
 def test_swift_is_searched_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module = (
         "import torch\n"
-        "from tamis.samplers import SampleFeatures\n"
+        "from tamis.samplers import FeatureTable\n"
         "def features():\n"
         "    loss = torch.linspace(0, 1, 40, dtype=torch.float64)\n"
-        "    return SampleFeatures({'loss': loss}, loss + 0.1)\n"
+        "    return FeatureTable({'loss': loss, 'gradient': loss + 0.1})\n"
         "def fit(sampler):\n"
         "    drawn = torch.tensor(list(sampler))\n"
         "    return -float(drawn.double().mean())\n"

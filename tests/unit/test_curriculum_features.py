@@ -10,10 +10,10 @@ from torch import nn
 
 from tamis.core.errors import TamisError
 from tamis.core.rng import numpy_generator, torch_generator
-from tamis.features.groups import nltk_tagger, spacy_tagger
 from tamis.features.losses import log_likelihoods, sample_loss
 from tamis.features.ngrams import count_keys, ngram_counts, summarise, tag_values, token_ids
-from tamis.samplers import CurriculumFeatures, curriculum_features
+from tamis.features.taggers import nltk_tagger, spacy_tagger
+from tamis.samplers import FeatureTable, curriculum_features
 from tests.reference import curriculum as reference
 
 TEXT = ["a cat sat on a mat", "a dog", "", "  a  cat sat\ton the mat ", "größe ist größe", "a"]
@@ -109,7 +109,7 @@ def test_taggers_columns_and_functions_plug_in():
         columns=["score"],
         functions={"shape": lambda rows: [[len(t), t.count("a")] for t in rows["t"]]},
     )
-    assert features.columns["tags"][::4] == ("pos.mean", "ner.mean")
+    assert features.layout["tags"][::4] == ("pos.mean", "ner.mean")
     assert features.groups["shape"].tolist()[0] == [18.0, 5.0]
     assert features.column("score", "score").tolist() == [1, 2, 3, 4, 5, 6]
     assert nltk_tagger(regular)(["a", "cat"]) == ["DT", "NN"]
@@ -135,9 +135,9 @@ def test_features_go_to_a_dataset_a_file_and_back(tmp_path):
     out = features.add_to(data)
     assert out["rarity.t.1-gram.mean"][:] == features.column("rarity", "t.1-gram.mean").tolist()
     features.save(tmp_path / "f.safetensors")
-    again = CurriculumFeatures.load(tmp_path / "f.safetensors")
+    again = FeatureTable.load(tmp_path / "f.safetensors")
     assert again.digest() == features.digest()
-    assert again.columns == features.columns
+    assert again.layout == features.layout
     again.check(data, ["t"])
     with pytest.raises(ValueError, match="5 samples, the features 6"):
         again.check(data.select(range(5)), ["t"])
@@ -151,7 +151,7 @@ def test_the_cache_is_used_for_the_same_columns_and_weights_only(tmp_path, monke
     asked = dict(text=["t"], model=model, items=items, cache=tmp_path)
     want = curriculum_features(data, **asked)
     for name in ("_text_block", "log_likelihoods"):
-        monkeypatch.setattr(f"tamis.features.groups.{name}", None)
+        monkeypatch.setattr(f"tamis.features.text.{name}", None)
     assert curriculum_features(data, **asked).digest() == want.digest()
     with pytest.raises(TypeError):
         curriculum_features({"t": [*TEXT[:-1], "b"]}, **asked)
@@ -237,7 +237,7 @@ def test_bad_input_is_named():
         curriculum_features({"t": ["a", None]}, text=["t"])
     with pytest.raises(TypeError, match="strings"):
         token_ids([0.5])
-    with pytest.raises(ValueError, match=r"x\.x\[1\]: must be finite; look at sample 1"):
+    with pytest.raises(ValueError, match=r"x\.x\[1\]=nan: must be finite; look at sample 1"):
         curriculum_features({"x": [1.0, float("nan")]}, columns=["x"])
     items = [{"input_ids": torch.zeros(3, dtype=torch.long), "labels": torch.full((3,), -100)}]
     with pytest.raises(TamisError, match="truncate everything"):

@@ -12,9 +12,9 @@ from tamis.core.rng import numpy_generator, torch_generator
 from tamis.samplers import (
     Alignment,
     CompetenceSampler,
-    CurriculumFeatures,
     CurriculumPolicy,
     CurriculumSampler,
+    FeatureTable,
     Length,
     LogLikelihood,
     LossDifference,
@@ -22,7 +22,7 @@ from tamis.samplers import (
     curriculum_features,
 )
 from tamis.samplers.competence import competence
-from tamis.samplers.curriculum.agent import Scorer, initialise
+from tamis.samplers.curriculum.agent import AgentNetwork, initialise
 from tamis.samplers.curriculum.sampler import best_of, permuted
 from tests.reference import curriculum as reference
 
@@ -31,11 +31,11 @@ COLUMNS = {"length": ("en",), "log_likelihood": ("sum", "per_token")}
 
 def features(n=200, seed=1):
     values = torch.randn(n, 3, generator=torch_generator(seed))
-    return CurriculumFeatures({"length": values[:, :1], "log_likelihood": values[:, 1:]}, COLUMNS)
+    return FeatureTable({"length": values[:, :1], "log_likelihood": values[:, 1:]}, COLUMNS)
 
 
 def policy(**changes):
-    agent = Scorer({name: len(names) for name, names in COLUMNS.items()}, (6, 5))
+    agent = AgentNetwork({name: len(names) for name, names in COLUMNS.items()}, (6, 5))
     initialise(agent, 3)
     fields = dict(
         columns=COLUMNS, widths={"length": 1, "log_likelihood": 8}, hidden=(6, 5), pool=8, distinct=0.9,
@@ -136,7 +136,7 @@ def test_policies_survive_the_disk_and_score_alike(tmp_path):
     assert again == made
     table = features()
     assert torch.equal(again(table), made(table))
-    swapped = CurriculumFeatures(dict(reversed(table.groups.items())), dict(reversed(table.columns.items())))
+    swapped = FeatureTable(dict(reversed(table.groups.items())), dict(reversed(table.layout.items())))
     assert torch.equal(made(swapped), made(table))
     x = (table.matrix() - made.mean) / made.scale
     state = {name: value.tolist() for name, value in made.agent.items()}
@@ -176,7 +176,7 @@ def test_partial_dependence_summary_and_plot(tmp_path):
 def test_bad_input_is_named():
     made, table = policy(), features()
     with pytest.raises(PolicyError, match="log_likelihood"):
-        made(CurriculumFeatures({"length": table.groups["length"]}, {"length": ("en",)}))
+        made(FeatureTable({"length": table.groups["length"]}, {"length": ("en",)}))
     with pytest.raises(PolicyError, match="knows nothing of extra"):
         made(table.with_group("extra", torch.zeros(200)))
     with pytest.raises(ValueError, match="pool=300: must be <= the 200"):

@@ -17,7 +17,7 @@ import tamis
 from tamis.core.errors import NoEffectWarning, TamisError
 from tamis.core.rng import torch_generator
 from tamis.features.losses import make_batch, sample_loss_of
-from tamis.samplers import CurriculumFeatures, CurriculumSampler, curriculum_features, log_likelihoods
+from tamis.samplers import CurriculumSampler, FeatureTable, curriculum_features, log_likelihoods
 from tamis.search import AgentConfig, UpdateConfig, search_curriculum
 from tamis.search.curriculum.gradient import mean_loss
 from tamis.search.curriculum.states import States
@@ -29,7 +29,7 @@ UPDATE = UpdateConfig(batch_size=4, lr=3e-3, eval_every=4, patience=2, max_updat
 
 
 def features_of(model, items):
-    return CurriculumFeatures(
+    return FeatureTable(
         {"log_likelihood": torch.from_numpy(log_likelihoods(model, items))}, {"log_likelihood": ("sum", "per_token")}
     )
 
@@ -265,7 +265,7 @@ def test_bad_input_is_named(tmp_path):
     ):
         with pytest.raises(TypeError, match=message):
             search_curriculum(model, train, held_out, table, **{**quick, name: value})
-    with pytest.raises(TypeError, match=r"features=tensor.*: must be CurriculumFeatures; take them by .* got Tensor"):
+    with pytest.raises(TypeError, match=r"features=tensor.*: must be a FeatureTable; take one by .* got Tensor"):
         search_curriculum(model, train, held_out, torch.zeros(40, 2), **quick)
     broken = [(torch.full((6,), float("nan")), 0), *train[1:]]
     with pytest.raises(TamisError, match="reward of sample 0: nan"):

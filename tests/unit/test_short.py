@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from tamis.core.short import short
-from tamis.samplers import CurriculumFeatures, SampleFeatures, WeightedSampler
+from tamis.samplers import FeatureTable, WeightedSampler
 from tamis.transforms import LabelAwareAugment
 from tests.contract.label_aware_factories import make_policy
 from tests.golden.toys import PlainPolicy
@@ -22,12 +22,8 @@ def test_policies_and_features():
     assert "classes=('cat', 'dog', 'ship'), triples=uint8[3, 20, 3], " in repr(make_policy())
     assert repr(PlainPolicy(magnitudes=(3.0,))) == "PlainPolicy(magnitudes=(3.0,))"
     loss = torch.rand(500)
-    assert repr(SampleFeatures({"loss": loss}, loss)) == (
-        "SampleFeatures(columns={'loss': float32[500]}, gradient=float32[500], fingerprint='')"
-    )
-    assert repr(CurriculumFeatures({"length": loss[:, None]}, {"length": ("words",)})) == (
-        "CurriculumFeatures(groups={'length': float32[500, 1]}, columns={'length': ('words',)}, fingerprint='')"
-    )
+    table = FeatureTable({"loss": loss, "length": loss[:, None], "rarity": torch.rand(500, 3)})
+    assert repr(table) == "FeatureTable(500 samples: loss, length[1], rarity[3])"
 
 
 def test_samplers_and_transforms_say_where_they_stand():

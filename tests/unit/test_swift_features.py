@@ -12,10 +12,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from tamis.core.rng import torch_generator
+from tamis.features.data import fingerprint_dataset
 from tamis.features.samples import (
-    SampleFeatures,
-    _fingerprint,
-    _labels,
     cross_entropy,
     exact_gradient_norm,
     feature_columns,
@@ -23,6 +21,7 @@ from tamis.features.samples import (
     renormalised_entropy,
     sample_features,
 )
+from tamis.features.table import FeatureTable
 from tests.reference import swift as reference
 
 
@@ -54,13 +53,13 @@ def test_loss_entropy_and_gradient_agree_with_the_reference():
         hidden = model.body(x).double()
         logits = (hidden @ model.head.weight.double().T + model.head.bias.double()).tolist()
     for k in range(len(x)):
-        assert float(features.columns["loss"][k]) == pytest.approx(
+        assert float(features["loss"][k]) == pytest.approx(
             -np.log(reference.softmax(logits[k])[y[k]]), rel=1e-4, abs=1e-5
         )
         expected = reference.renormalised_entropy(logits[k], int(y[k]))
-        assert float(features.columns["entropy"][k]) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+        assert float(features["entropy"][k]) == pytest.approx(expected, rel=1e-3, abs=1e-5)
         norm = reference.last_layer_gradient_norm(logits[k], int(y[k]), hidden[k].tolist())
-        assert float(features.gradient[k]) == pytest.approx(norm, rel=1e-3, abs=1e-5)
+        assert float(features["gradient"][k]) == pytest.approx(norm, rel=1e-3, abs=1e-5)
 
 
 def test_features_stay_right_where_the_target_is_certain():
@@ -79,8 +78,8 @@ def test_features_stay_right_where_the_target_is_certain():
 def test_the_closed_form_is_the_exact_gradient_of_the_last_layer(bias):
     model, (x, y) = Net(bias=bias).eval(), data()
     model.body.requires_grad_(False)
-    closed = sample_features(model, TensorDataset(x, y)).gradient
-    exact = sample_features(model, TensorDataset(x, y), gradient="exact").gradient
+    closed = sample_features(model, TensorDataset(x, y))["gradient"]
+    exact = sample_features(model, TensorDataset(x, y), gradient="exact")["gradient"]
     assert torch.allclose(closed, exact, rtol=1e-4)
 
 
@@ -115,7 +114,7 @@ def test_dict_rows_and_wrapped_outputs(wrap, label):
     plain = sample_features(Net(), TensorDataset(x, y))
     rows = Rows(x, y, label)
     wrapped = sample_features(Net(wrap=wrap), DataLoader(rows, batch_size=5, shuffle=True))  # its order is not used
-    assert torch.allclose(plain.columns["loss"], wrapped.columns["loss"], atol=1e-5)
+    assert torch.allclose(plain["loss"], wrapped["loss"], atol=1e-5)
     assert plain.fingerprint == wrapped.fingerprint
     wrapped.check(rows)
 
@@ -136,7 +135,7 @@ def test_two_classes_drop_the_entropy_with_a_warning():
     x, y = data(classes=2)
     with pytest.warns(UserWarning, match="2 classes"):
         features = sample_features(Net(classes=2), TensorDataset(x, y))
-    assert list(features.columns) == ["loss"]
+    assert features.column_names == ("loss", "gradient")
     assert list(feature_columns(torch.zeros(3, 2), torch.zeros(3, dtype=torch.long))) == ["loss"]
 
 
@@ -168,7 +167,9 @@ def test_bad_data_and_models_are_refused():
         sample_features(Net(wrap=lambda z: z[:, :3]), TensorDataset(x, y % 3))
     with pytest.raises(ValueError, match="gradient='last'"):
         sample_features(Net(), TensorDataset(x, y), gradient="last")
-    with pytest.raises(TypeError, match=r"model=TensorDataset: must be an nn.Module; call sample_features\(model"):
+    with pytest.raises(
+        TypeError, match=r"model=.*: must be an nn.Module; call sample_features\(model, data\), got TensorD"
+    ):
         sample_features(TensorDataset(x, y), Net())
 
 
@@ -193,8 +194,8 @@ def test_an_auxiliary_head_is_not_taken_for_the_head():
     model.load_state_dict(
         {**Net().state_dict(), **{f"auxiliary.{k}": v for k, v in model.auxiliary.state_dict().items()}}
     )
-    assert torch.equal(sample_features(model, TensorDataset(x, y)).gradient, plain.gradient)
-    assert torch.equal(sample_features(model, TensorDataset(x, y), head=model.head).gradient, plain.gradient)
+    assert torch.equal(sample_features(model, TensorDataset(x, y))["gradient"], plain["gradient"])
+    assert torch.equal(sample_features(model, TensorDataset(x, y), head=model.head)["gradient"], plain["gradient"])
     with pytest.raises(ValueError, match="pass head="):
         sample_features(model, TensorDataset(x, y), head=model.auxiliary)
 
@@ -212,7 +213,7 @@ def test_normalised_logits_have_the_same_gradient():
     plain, normalised = (
         sample_features(Net(wrap=wrap), TensorDataset(x, y)) for wrap in (lambda z: z, lambda z: F.log_softmax(z, -1))
     )
-    assert torch.allclose(plain.gradient, normalised.gradient, atol=1e-5)
+    assert torch.allclose(plain["gradient"], normalised["gradient"], atol=1e-5)
 
 
 @pytest.mark.parametrize("label", [-100, 4])
@@ -257,7 +258,7 @@ MAKES = {
 
 
 def features_of(dataset):
-    return SampleFeatures({"loss": torch.ones(37)}, torch.ones(37), _fingerprint(_labels(dataset), dataset))
+    return FeatureTable({"loss": torch.ones(37)}, fingerprint=fingerprint_dataset(dataset))
 
 
 @pytest.mark.parametrize("make", MAKES)
@@ -288,40 +289,42 @@ def test_saved_features_come_back_and_other_data_is_refused(tmp_path):
     dataset = TensorDataset(x, y)
     features = sample_features(Net(), dataset)
     features.save(tmp_path / "features.safetensors")
-    again = SampleFeatures.load(tmp_path / "features.safetensors", dataset)
+    again = FeatureTable.load(tmp_path / "features.safetensors", dataset)
     assert again.digest() == features.digest()
     with pytest.raises(ValueError, match="another data set"):
         again.check(TensorDataset(x, y.flip(0)))
     with pytest.raises(ValueError, match="has 36 samples"):
         again.check(Subset(dataset, range(36)))
     again.check(Subset(dataset, range(37)))
-    save_file({"gradient": features.gradient}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="no file of sample features"):
-        SampleFeatures.load(tmp_path / "other.safetensors")
+    save_file({"gradient": features["gradient"]}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"must be a file that FeatureTable\.save wrote, got format None"):
+        FeatureTable.load(tmp_path / "other.safetensors")
 
 
 @pytest.mark.parametrize(
     ("columns", "gradient", "message"),
     [
-        ({}, [1.0], "at least one feature"),
-        ({"loss": [1.0, 2.0]}, [1.0], "1-D with 1"),
+        ({"loss": [1.0, 2.0]}, [1.0], "gradient: must be 1-D with 2"),
         ({"loss": [1.0, float("inf")]}, [1.0, 1.0], r"loss\[1\]=inf"),
-        ({"loss": [1.0, 2.0]}, [1.0, -1.0], r"gradient\[1\]=-1.0"),
         ({"loss": []}, [], ">= 1 values"),
     ],
 )
 def test_bad_features_are_refused(columns, gradient, message):
     with pytest.raises(ValueError, match=message):
-        SampleFeatures({k: torch.tensor(v) for k, v in columns.items()}, torch.tensor(gradient))
+        FeatureTable({**columns, "gradient": gradient})
 
 
 def test_features_of_another_shape_are_refused_with_the_cure():
     with pytest.raises(ValueError, match=r"columns=Tensor: must be a dict of at least one feature"):
-        SampleFeatures(torch.rand(3), torch.rand(3))
-    with pytest.raises(TypeError, match=r"loss=ndarray: must be a tensor; wrap it in torch\.as_tensor"):
-        SampleFeatures({"loss": np.ones(3)}, torch.ones(3))
-    with pytest.raises(TypeError, match="gradient=list: must be a tensor"):
-        SampleFeatures({"loss": torch.ones(3)}, [1.0, 1.0, 1.0])
+        FeatureTable(torch.rand(3))
+    with pytest.raises(ValueError, match=r"columns=\{\}: must be a dict of at least one feature"):
+        FeatureTable({})
+    with pytest.raises(TypeError, match=r"loss=list: must be numbers that torch\.as_tensor takes"):
+        FeatureTable({"loss": ["a", "b"]})
+    with pytest.raises(ValueError, match=r"x: has \[3, 2\] values, but 1 column names"):
+        FeatureTable({"x": np.ones((3, 2))}, {"x": ("a",)})
+    with pytest.raises(ValueError, match="layout: names y, which columns does not hold"):
+        FeatureTable({"x": np.ones(3)}, {"y": ("a",)})
 
 
 def test_hugging_face_data_set():
@@ -333,4 +336,4 @@ def test_hugging_face_data_set():
         features = sample_features(Net(), rows)
     features.check(rows)
     plain = sample_features(Net(), TensorDataset(x, y))
-    assert torch.allclose(features.columns["loss"], plain.columns["loss"], atol=1e-5)
+    assert torch.allclose(features["loss"], plain["loss"], atol=1e-5)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tamis.core.errors import NoEffectWarning
-from tamis.features.samples import SampleFeatures
+from tamis.features.table import FeatureTable
 from tamis.samplers.swift import law as swift_law
 from tamis.samplers.swift.law import BINS, BinnedSteps, SwiftLaw, aggregate, bins, cumulative, piecewise_linear
 from tamis.samplers.swift.sampler import FeatureTables, SwiftPolicy
@@ -23,13 +23,11 @@ def make(n=200, seed=0, ties=False):
     loss, entropy, gradient = rng.exponential(size=n), rng.random(n), rng.exponential(size=n)
     if ties:
         loss, entropy = np.round(loss, 1), np.round(entropy, 1)
-    return SampleFeatures(
-        {"loss": torch.from_numpy(loss), "entropy": torch.from_numpy(entropy)}, torch.from_numpy(gradient)
-    )
+    return FeatureTable({"loss": loss, "entropy": entropy, "gradient": gradient})
 
 
 def columns_of(features):
-    return [column.tolist() for column in features.columns.values()], features.gradient.tolist()
+    return [features[name].tolist() for name in ("loss", "entropy")], features["gradient"].tolist()
 
 
 unit = st.floats(0, 1, width=32)
@@ -119,15 +117,13 @@ def test_the_sign_of_c_reverses_ranks_and_is_made_good_by_reversing_h():
 
 def test_strictly_monotone_transforms_of_a_feature_change_nothing():
     features = make(ties=True)
-    warped = SampleFeatures(
-        {"loss": features.columns["loss"].exp(), "entropy": features.columns["entropy"] ** 3}, features.gradient
-    )
+    warped = features.with_columns({"loss": features["loss"].exp(), "entropy": features["entropy"] ** 3})
     assert np.array_equal(FeatureTables(features).weights(TRIM), FeatureTables(warped).weights(TRIM))
 
 
 def test_permuting_the_samples_permutes_the_weights():
     features, order = make(ties=True), torch.randperm(200, generator=torch.Generator().manual_seed(0))
-    moved = SampleFeatures({k: v[order] for k, v in features.columns.items()}, features.gradient[order])
+    moved = FeatureTable({name: features[name][order] for name in features.column_names})
     assert FeatureTables(moved).weights(TRIM) == pytest.approx(FeatureTables(features).weights(TRIM)[order], abs=1e-15)
 
 
@@ -166,7 +162,7 @@ def test_degenerate_laws_are_uniform_and_warned():
 
 def test_no_gradient_at_all_means_cdf_with_a_warning():
     features = make(40)
-    flat = SampleFeatures(features.columns, torch.zeros(40))
+    flat = features.with_columns({"gradient": torch.zeros(40)})
     with pytest.warns(UserWarning, match="counts samples"):
         p = FeatureTables(flat).weights(TRIM)
     as_cdf = SwiftLaw(TRIM.coefficients, TRIM.knots, TRIM.heights, "cdf")
@@ -225,7 +221,10 @@ def test_large_data_sets_use_bins_and_policy_and_tables_still_agree_bit_for_bit(
     assert isinstance(policy._transform(), BinnedSteps)
     p = tables.weights(TRIM)
     assert np.array_equal(policy.weights(features).numpy(), p)
-    exact = [np.searchsorted(np.sort(c), c, side="right") / n for c in (x.numpy() for x in features.columns.values())]
+    exact = [
+        np.searchsorted(np.sort(c), c, side="right") / n
+        for c in (features[name].numpy() for name in ("loss", "entropy"))
+    ]
     g = aggregate(exact, TRIM.coefficients)
     tau = piecewise_linear(cumulative(g, tables.gradient)(g), TRIM.knots, TRIM.heights)
     assert np.abs(p - tau / tau.sum()).sum() < 1e-3

@@ -10,7 +10,7 @@ from scipy import stats
 import tamis.policy.base as core
 from tamis.core.errors import PolicyError
 from tamis.core.rng import torch_generator
-from tamis.features.samples import SampleFeatures
+from tamis.features.table import FeatureTable
 from tamis.samplers.swift.law import BINS, SwiftLaw
 from tamis.samplers.swift.sampler import SwiftPolicy, SwiftSampler
 
@@ -20,7 +20,7 @@ LAW = SwiftLaw((1.0, -0.5), (0.3, 0.5, 0.6), (1.0, 0.8, 0.6, 0.0, 0.0))
 def make(n=60, seed=5):
     generator = torch_generator(seed)
     loss, entropy, gradient = (torch.rand(n, generator=generator, dtype=torch.float64) for _ in range(3))
-    return SampleFeatures({"loss": loss, "entropy": entropy}, gradient)
+    return FeatureTable({"loss": loss, "entropy": entropy, "gradient": gradient})
 
 
 def test_draws_follow_the_law():
@@ -98,7 +98,7 @@ def test_summary_and_picture_say_what_the_law_does(tmp_path):
     top_fifth = policy.summary().split("fifth of loss: ")[1].split(" / ")[4]
     assert top_fifth.startswith("0.00")  # heights are 0 above knot 0.6
     p = policy.weights(features)
-    highest = features.columns["loss"].argsort()[-200:]
+    highest = features["loss"].argsort()[-200:]
     assert float(p[highest].sum()) == 0
     figure = policy.plot(tmp_path / "law.png")
     assert (tmp_path / "law.png").stat().st_size > 1000
@@ -109,11 +109,11 @@ def test_summary_and_picture_say_what_the_law_does(tmp_path):
 
 def test_one_feature_only(tmp_path):
     both = make()
-    features = SampleFeatures({"loss": both.columns["loss"]}, both.gradient)
+    features = both.select_columns(["loss", "gradient"])
     policy = SwiftPolicy.fit(SwiftLaw((-1.0,), LAW.knots, LAW.heights), features)
     policy.plot(tmp_path / "law.png")
     p = policy.weights(features)
-    assert p[features.columns["loss"].argmin()] == 0  # ranked downwards: the lowest loss comes last
+    assert p[features["loss"].argmin()] == 0  # ranked downwards: the lowest loss comes last
 
 
 def test_what_is_no_policy_is_refused_with_the_cure(tmp_path):
@@ -134,9 +134,11 @@ def test_what_is_no_features_is_refused_with_the_cure():
     features = make()
     policy = SwiftPolicy.fit(LAW, features)
     for use in (lambda f: SwiftSampler(policy, f), policy.weights, lambda f: SwiftPolicy.fit(LAW, f)):
-        with pytest.raises(TypeError, match=r"features=Tensor of shape \[60\]: must be SampleFeatures; take them with"):
-            use(features.columns["loss"])
-        with pytest.raises(TypeError, match=r"features=dict: .*SampleFeatures\(\{'loss': losses\}, gradient_norms\)"):
-            use(features.columns)
-        with pytest.raises(TypeError, match=r"features=str: .*SampleFeatures.load\(path\)"):
+        with pytest.raises(TypeError, match=r"features=Tensor of shape \[60\]: must be a FeatureTable; take one with"):
+            use(features["loss"])
+        with pytest.raises(
+            TypeError, match=r"features=dict: .*FeatureTable\(\{'loss': losses, 'gradient': gradient_norms\}\)"
+        ):
+            use(features.groups)
+        with pytest.raises(TypeError, match=r"features=str: .*FeatureTable.load\(path\)"):
             use("features.safetensors")

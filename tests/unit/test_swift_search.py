@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from tamis.core.errors import NoEffectWarning, TamisError
 from tamis.core.rng import torch_generator
-from tamis.features.samples import SampleFeatures
+from tamis.features.table import FeatureTable
 from tamis.optimizers.bayesian import propose
 from tamis.policy.base import load_policy
 from tamis.search import search_swift
@@ -31,7 +31,8 @@ def planted():
     wrong = torch.arange(N) >= 0.6 * N
     loss = torch.rand(N, generator=generator, dtype=torch.float64) + 1.5 * wrong
     entropy, gradient = (torch.rand(N, generator=generator, dtype=torch.float64) for _ in range(2))
-    return SampleFeatures({"loss": loss, "entropy": entropy}, gradient, "sha256:planted"), wrong.numpy()
+    columns = {"loss": loss, "entropy": entropy, "gradient": gradient}
+    return FeatureTable(columns, fingerprint="sha256:planted"), wrong.numpy()
 
 
 def share_of_right(sampler):
@@ -94,7 +95,7 @@ def test_anothers_journal_is_refused(tmp_path):
     with pytest.raises(TamisError, match="seed differ"):
         search(out=tmp_path, seed=4)
     other = planted()[0]
-    other.columns["loss"][0] += 1
+    other["loss"][0] += 1
     with pytest.raises(TamisError, match="features differ"):
         search_swift(share_of_right, other, trials=8, optimizer="tpe", seed=3, out=tmp_path)
     with pytest.raises(TamisError, match="optimizer differ"):
@@ -280,7 +281,7 @@ def test_failed_trials_are_passed_over():
 
 def test_one_feature_is_enough():
     both, wrong = planted()
-    features = SampleFeatures({"loss": both.columns["loss"]}, both.gradient)
+    features = both.select_columns(["loss", "gradient"])
     policy = search_swift(share_of_right, features, trials=16, optimizer="tpe")
     assert len(policy.coefficients) == 1
     assert policy.weights(features).numpy()[wrong].sum() < 0.25
@@ -298,8 +299,8 @@ def test_mistakes_in_the_objective_are_named():
         search_swift(0.5, features)
     with pytest.raises(TypeError, match=r"model=str: must be the nn.Module that the objective trains"):
         search_swift(share_of_right, features, model="resnet18")
-    with pytest.raises(TypeError, match=r"features=Tensor of shape \[400\]: must be SampleFeatures; take them with"):
-        search_swift(share_of_right, features.columns["loss"])
+    with pytest.raises(TypeError, match=r"features=Tensor of shape \[400\]: must be a FeatureTable; take one with"):
+        search_swift(share_of_right, features["loss"])
 
 
 @pytest.mark.parametrize(

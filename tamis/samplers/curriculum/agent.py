@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tamis.core.rng import torch_generator
 
-__all__ = ["WIDTHS", "Actor", "FeatureNet", "Layers", "Scorer", "initialise"]
+__all__ = ["WIDTHS", "Actor", "AgentNetwork", "FeatureNet", "Layers", "initialise"]
 
 WIDTHS = {"length": 1, "log_likelihood": 8, "tags": 16, "rarity": 32}
 OTHER_WIDTH = 8  # for a group of the user's own
@@ -47,7 +47,13 @@ class FeatureNet(nn.Module):
 
 
 class Layers(nn.Module):
-    """Two ReLU layers and one output; ``extra`` numbers join before the second: [..., S] -> [...]."""
+    """Two ReLU layers and one output; ``extra`` numbers join before the second: [..., S] -> [...].
+
+    Args:
+        width: S, the numbers of a state.
+        hidden: widths of the two layers.
+        extra: how many numbers join.
+    """
 
     def __init__(self, width: int, hidden: tuple[int, int], extra: int = 0) -> None:
         super().__init__()
@@ -65,8 +71,14 @@ class Actor(Layers):
     """mu: the score of each sample; the action is the softmax over the pool, what is executed its largest."""
 
 
-class Scorer(nn.Module):
-    """Feature network and actor: standardised features [..., D] -> scores [...]."""
+class AgentNetwork(nn.Module):
+    """Feature network and actor: standardised features [..., D] -> scores [...].
+
+    Args:
+        groups: name -> number of columns, in the order of the D columns.
+        hidden: widths of the actor's two layers.
+        widths: name -> outputs of the group's layer; default `WIDTHS`.
+    """
 
     def __init__(
         self, groups: Mapping[str, int], hidden: tuple[int, int] = (300, 400), widths: Mapping[str, int] | None = None

@@ -6,7 +6,7 @@ training samples to feed to a model that has stopped improving.
 
 | symbol | here | meaning |
 |---|---|---|
-| mu | ``CurriculumPolicy.agent`` | feature network and actor, see `curriculum_agent` |
+| mu | ``CurriculumPolicy.agent`` | feature network and actor, see `tamis.samplers.curriculum.agent` |
 | b | ``pool`` | candidates of which one is taken |
 | D_S | `CurriculumSampler` | n // b samples an epoch |
 
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -32,14 +32,16 @@ from torch import Tensor
 
 from tamis.core.checks import check_int
 from tamis.core.rng import numpy_generator
-from tamis.features.groups import CurriculumFeatures
+from tamis.core.types import Figure
+from tamis.features.table import FeatureTable
 from tamis.policy.base import Policy, PolicyError, fingerprint, register_policy
 from tamis.samplers.base import StatefulSampler
-from tamis.samplers.curriculum.agent import Scorer as Agent
+from tamis.samplers.curriculum.agent import AgentNetwork
 
 __all__ = ["CurriculumPolicy", "CurriculumSampler", "best_of", "permuted"]
 
-Scorer = Callable[[CurriculumFeatures], Tensor]
+#: What scores all samples: a policy, one of `tamis.features.scores`, your own; higher is more wanted.
+ScoreFunction: TypeAlias = Callable[[FeatureTable], Tensor]
 
 CLIP = 5.0  # deviations beyond which a standardised feature says no more
 BLOCK = 1 << 16  # rows scored, and candidates ranked, at once
@@ -101,22 +103,22 @@ class CurriculumPolicy(Policy):
         if any(t.dtype != torch.float32 or not bool(torch.isfinite(t).all()) for t in self.agent.values()):
             raise ValueError("agent: must be finite float32")
 
-    def __call__(self, features: CurriculumFeatures) -> Tensor:
+    def __call__(self, features: FeatureTable) -> Tensor:
         """The agent's score of every sample, higher is more wanted: float32 [n]; memory does not grow but for that.
 
         Raises:
             PolicyError: the features are not the ones that the agent was trained on.
         """
         for group, names in self.columns.items():
-            got = features.columns.get(group)
+            got = features.layout.get(group)
             if got != names:
                 raise PolicyError(f"features[{group!r}]: must have the columns {names}, got {got}; compute them as the "
                                   "search did")  # fmt: skip
-        extra = features.columns.keys() - self.columns.keys()
+        extra = features.layout.keys() - self.columns.keys()
         if extra:
             raise PolicyError(f"features: the agent knows nothing of {', '.join(sorted(extra))}; leave it out")
         agent = self._agent()
-        ordered = CurriculumFeatures({name: features.groups[name] for name in self.columns}, dict(self.columns))
+        ordered = features.select_columns(list(self.columns))
         scores = torch.empty(len(features))
         with torch.no_grad():
             for at in range(0, len(features), BLOCK):
@@ -182,7 +184,7 @@ class CurriculumPolicy(Policy):
             f"{after:.4f} (higher is better; a label counts as one token)"
         )
 
-    def draw(self, figure: Any) -> None:
+    def draw(self, figure: Figure) -> None:
         """Partial dependence of the score on the nine features that matter most."""
         curves = self.partial_dependence()
         top = sorted(curves, key=lambda name: -float(curves[name][1].max() - curves[name][1].min()))[:9]
@@ -195,11 +197,11 @@ class CurriculumPolicy(Policy):
             axis.set_visible(False)
         figure.suptitle("mean score of the agent with one feature held at a value")
 
-    def _empty_agent(self) -> Agent:
+    def _empty_agent(self) -> AgentNetwork:
         with torch.device("meta"):
-            return Agent({name: len(names) for name, names in self.columns.items()}, self.hidden, self.widths)
+            return AgentNetwork({name: len(names) for name, names in self.columns.items()}, self.hidden, self.widths)
 
-    def _agent(self) -> Agent:
+    def _agent(self) -> AgentNetwork:
         agent = self._empty_agent()
         agent.load_state_dict(self.agent, assign=True)
         return agent.eval()
@@ -211,7 +213,7 @@ class CurriculumSampler(StatefulSampler):
     Epoch e goes on where epoch e - 1 stopped: each pass over the data deals a fresh permutation into pools.
 
     Args:
-        scorer: a `CurriculumPolicy`, a scorer of `curriculum_scorers` (anything that maps features to scores [n]), or
+        scorer: a `CurriculumPolicy`, a score of `tamis.features.scores` (anything that maps features to scores [n]), or
             the scores themselves, float [n], higher is more wanted; ties go to the first of the pool.
         features: of the data set; not needed with scores.
         num_samples: samples an epoch; default n // pool.
@@ -227,8 +229,8 @@ class CurriculumSampler(StatefulSampler):
 
     def __init__(
         self,
-        scorer: Scorer | Tensor,
-        features: CurriculumFeatures | None = None,
+        scorer: ScoreFunction | Tensor,
+        features: FeatureTable | None = None,
         num_samples: int | None = None,
         *,
         pool: int | None = None,
@@ -260,7 +262,12 @@ class CurriculumSampler(StatefulSampler):
         return self.data_size // self.pool
 
     def indices(self, epoch: int, start: int) -> Iterator[np.ndarray]:
-        """The chosen samples of ``epoch`` from position ``start`` on."""
+        """The chosen samples of ``epoch`` from position ``start`` on.
+
+        Args:
+            epoch: >= 0.
+            start: how many are left out, in [0, len].
+        """
         at, end = epoch * len(self) + start, (epoch + 1) * len(self)
         step = max(BLOCK // self.pool, 1)
         while at < end:

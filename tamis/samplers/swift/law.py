@@ -200,7 +200,7 @@ def fit_transform(cdfs: list[np.ndarray], gradient: np.ndarray, law: SwiftLaw) -
     """
     use_mass = law.transform == "cgf"
     if use_mass and not gradient.any():
-        warnings.warn("gradient: all are 0, so T counts samples (cdf) in place of gradient norms", stacklevel=3)
+        warnings.warn("gradient: all are 0, so T counts samples (cdf) in place of gradient norms", stacklevel=4)
         use_mass = False
     if len(gradient) <= BINS:
         return cumulative(aggregate(cdfs, law.coefficients), gradient if use_mass else None)

@@ -3,8 +3,8 @@
 "Swift Sampler: Efficient Learning of Sampler by 10 Parameters", anonymous authors. What is new there: a sampler is
 a function of a few features of a trained model, so low-dimensional that 40 trials of Bayesian optimisation find it.
 
-The equations are in `swift_law`, with their symbols, deviations and open points; the features in `features`; the
-search in `tamis.search.swift`.
+The equations are in `tamis.samplers.swift.law`, with their symbols, deviations and open points; the features in
+`tamis.features`; the search in `tamis.search.swift`.
 
     features = sample_features(model, train)
     sampler = SwiftSampler(tamis.load_policy("runs/swift"), features, seed=0)
@@ -16,6 +16,7 @@ seen (fresh crops, another data set): `SwiftPolicy.score`.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tamis.features.samples import SampleFeatures
+from tamis.core.types import Figure
+from tamis.features.table import FeatureTable
 from tamis.policy.base import DataInfo, Policy, SearchInfo, fingerprint, register_policy
 from tamis.samplers.swift.law import (
     BINS,
@@ -86,8 +88,13 @@ class SwiftPolicy(Policy):
                 raise ValueError(f"tables[{name!r}]: keys must increase, and values from 0 to 1")
 
     @classmethod
-    def fit(cls, law: SwiftLaw, features: SampleFeatures) -> SwiftPolicy:
-        """The policy of ``law`` with its tables taken from ``features`` (one coefficient a feature column)."""
+    def fit(cls, law: SwiftLaw, features: FeatureTable) -> SwiftPolicy:
+        """The policy of ``law`` with its tables taken from ``features``.
+
+        Args:
+            law: with one coefficient a column, ``gradient`` apart.
+            features: of the whole data set.
+        """
         return FeatureTables(features).policy(law)
 
     @property
@@ -95,7 +102,7 @@ class SwiftPolicy(Policy):
         """The paper's parameters; ``law.to_vector()`` gives the 10 numbers."""
         return SwiftLaw(self.coefficients, self.knots, self.heights, self.transform)
 
-    def score(self, columns: dict[str, Tensor]) -> Tensor:
+    def score(self, columns: Mapping[str, Tensor]) -> Tensor:
         """The law tau in [0, 1] of any samples, Eq. (5), not normalised: float64 [n].
 
         Args:
@@ -117,17 +124,18 @@ class SwiftPolicy(Policy):
         cdfs = [self._steps(name)(column).astype(kind) for name, column in zip(self.names, values, strict=True)]
         return torch.from_numpy(scores(cdfs, self.law, transform))
 
-    def weights(self, features: SampleFeatures) -> Tensor:
+    def weights(self, features: FeatureTable) -> Tensor:
         """The sampling probability of each sample: float64 [n], sum 1.
 
         Uniform, with `NoEffectWarning`, where the law makes no difference between the samples or is 0 on all.
 
         Raises:
-            TypeError: ``features`` are not `SampleFeatures`.
+            TypeError: ``features`` are not a `FeatureTable`.
             KeyError: a feature is missing.
         """
         check_features(features)
-        return torch.from_numpy(probabilities(self.score(features.columns).numpy()))
+        columns = {name: features[name] for name in features.column_names}
+        return torch.from_numpy(probabilities(self.score(columns).numpy()))
 
     def digest(self) -> str:
         """sha256 over law and tables."""
@@ -156,7 +164,7 @@ class SwiftPolicy(Policy):
                 lines.append(f"  uniform sampling {known} in the same search")
         return "\n".join(lines)
 
-    def draw(self, figure: Any) -> None:
+    def draw(self, figure: Figure) -> None:
         """The paper's figures: tau over the (loss, entropy) percentiles, and n p over the loss percentile."""
         left, right = figure.subplots(1, 2)
         grid = (np.arange(_PROFILE) + 0.5) / _PROFILE
@@ -181,18 +189,18 @@ class SwiftPolicy(Policy):
         return BinnedSteps(*bounds(self.law), self.tables["transform.values"].numpy())
 
 
-def check_features(features: Any) -> None:
-    """Raise `TypeError`, with the cure, unless ``features`` are `SampleFeatures`."""
-    if not isinstance(features, SampleFeatures):
+def check_features(features: object) -> None:
+    """Raise `TypeError`, with the cure, unless ``features`` are a `FeatureTable`."""
+    if not isinstance(features, FeatureTable):
         got = f"Tensor of shape {list(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
         raise TypeError(
-            f"features={got}: must be SampleFeatures; take them with sample_features(model, dataset), read them with "
-            "SampleFeatures.load(path), or wrap your own in SampleFeatures({'loss': losses}, gradient_norms)"
+            f"features={got}: must be a FeatureTable; take one with sample_features(model, dataset), read one with "
+            "FeatureTable.load(path), or wrap your own in FeatureTable({'loss': losses, 'gradient': gradient_norms})"
         )
 
 
-def _no_policy(got: Any) -> str:
-    """What `SwiftSampler` says of a ``policy`` that is none."""
+def _not_a_policy(got: object) -> str:
+    """What `SwiftSampler` says where it gets ``got`` in place of a `SwiftPolicy`."""
     if isinstance(got, (str, os.PathLike)):
         return f"policy={str(got)!r}: must be a SwiftPolicy, not where it lies; pass tamis.load_policy({str(got)!r})"
     if isinstance(got, SwiftLaw):
@@ -207,31 +215,45 @@ class FeatureTables:
     A new law costs one pass over the data (T) and another (the weights); up to 65,536 samples, one sort.
 
     Args:
-        features: of the whole data set.
+        features: of the whole data set; every column but ``gradient`` is a feature of the law.
 
     Raises:
-        TypeError: ``features`` are not `SampleFeatures`.
+        TypeError: ``features`` are not a `FeatureTable`.
+        ValueError: no column but ``gradient``, or a gradient below 0.
     """
 
-    def __init__(self, features: SampleFeatures) -> None:
+    def __init__(self, features: FeatureTable) -> None:
         check_features(features)
-        self.names = tuple(features.columns)
+        self.names = tuple(name for name in features.column_names if name != "gradient")
+        if not self.names:
+            raise ValueError("features: must have a column besides 'gradient', e.g. 'loss'")
         self.data = DataInfo(n=len(features), fingerprint=features.fingerprint or None)
-        columns = [column.numpy() for column in features.columns.values()]
+        columns = [features[name].numpy() for name in self.names]
         self.steps = [cumulative(column) for column in columns]
         kind = np.float64 if len(features) <= BINS else np.float32  # 1 / BINS is far above float32's rounding
         self.cdfs = [step(column).astype(kind) for step, column in zip(self.steps, columns, strict=True)]
-        self.gradient = features.gradient.numpy()
+        self.gradient = features["gradient"].numpy() if "gradient" in features else None
+        if self.gradient is not None and self.gradient.min() < 0:
+            index = int(self.gradient.argmin())
+            raise ValueError(f"gradient[{index}]={self.gradient[index]}: must be >= 0")
 
     def weights(self, law: SwiftLaw) -> np.ndarray:
         """The probability of each sample under ``law``: float64 [n], sum 1; as `SwiftPolicy.weights`."""
-        return probabilities(scores(self.cdfs, law, fit_transform(self.cdfs, self.gradient, law)))
+        return probabilities(scores(self.cdfs, law, self._transform(law)))
 
     def policy(self, law: SwiftLaw, search: SearchInfo | None = None) -> SwiftPolicy:
-        """The policy of ``law``, with all its tables."""
+        """The policy of ``law``, with all its tables.
+
+        Args:
+            law: with one coefficient a feature.
+            search: how the law was found, if it was searched.
+
+        Raises:
+            ValueError: another number of coefficients.
+        """
         if len(law.coefficients) != len(self.names):
             raise ValueError(f"coefficients={law.coefficients}: must be one a feature ({', '.join(self.names)})")
-        transform = fit_transform(self.cdfs, self.gradient, law)
+        transform = self._transform(law)
         p = probabilities(scores(self.cdfs, law, transform))
         percentile = np.clip(np.ceil(np.multiply(self.cdfs[0], _PROFILE) - 1e-6).astype(np.int64) - 1, 0, None)
         counts = np.bincount(percentile, minlength=_PROFILE)
@@ -252,6 +274,16 @@ class FeatureTables:
             search=search,
         )
 
+    def _transform(self, law: SwiftLaw) -> Steps | BinnedSteps:
+        """T of ``law`` over these samples."""
+        if self.gradient is None and law.transform == "cgf":
+            raise ValueError(
+                "features: have no column 'gradient', which transform='cgf' weighs by; add it with "
+                "features.with_columns({'gradient': gradient_norms}), or use transform='cdf'"
+            )
+        gradient = np.ones(len(self.cdfs[0])) if self.gradient is None else self.gradient
+        return fit_transform(self.cdfs, gradient, law)
+
 
 class SwiftSampler(WeightedSampler):
     """Draws samples with the probabilities that a policy gives them.
@@ -266,20 +298,20 @@ class SwiftSampler(WeightedSampler):
         replacement: False draws no sample twice in an epoch; zero-probability samples are never drawn either way.
 
     Raises:
-        TypeError: ``policy`` is no `SwiftPolicy`, or ``features`` are not `SampleFeatures`.
+        TypeError: ``policy`` is not a `SwiftPolicy`, or ``features`` are not a `FeatureTable`.
     """
 
     def __init__(
         self,
         policy: SwiftPolicy,
-        features: SampleFeatures,
+        features: FeatureTable,
         num_samples: int | None = None,
         *,
         seed: int = 0,
         replacement: bool = True,
     ) -> None:
         if not isinstance(policy, SwiftPolicy):
-            raise TypeError(_no_policy(policy))
+            raise TypeError(_not_a_policy(policy))
         super().__init__(policy.weights(features), num_samples, seed=seed, replacement=replacement)
         self.policy = policy
         self.data_size = len(features)  # `tamis.callbacks.attach` compares it with the training data

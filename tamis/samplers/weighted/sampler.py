@@ -17,6 +17,7 @@ it without replacement when the others run out); the index stream of a torch see
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -25,7 +26,6 @@ import torch
 
 from tamis.core.checks import check_choice
 from tamis.core.errors import NoEffectWarning
-from tamis.core.rng import numpy_generator
 from tamis.samplers.base import StatefulSampler
 from tamis.samplers.weighted.draws import (
     CHUNK,
@@ -70,14 +70,8 @@ class _Checked(NamedTuple):
 
 
 def _checksum(weights: np.ndarray) -> int:
-    """Of values and places of ``weights`` [N], in one pass of exact integers, which no copy rounds otherwise."""
-    factors = numpy_generator(STREAM).bit_generator.random_raw(min(len(weights), CHUNK))
-    total = 0
-    for first in range(0, len(weights), CHUNK):
-        words = weights[first : first + CHUNK].view(f"u{weights.itemsize}").astype(np.uint64)
-        words ^= words >> np.uint64(29)  # round numbers differ in their high bits only, which the product would lose
-        total += (2 * first + 1) * int(np.dot(words, factors[: len(words)]))
-    return total
+    """CRC-32 of the bytes of ``weights``, contiguous."""
+    return zlib.crc32(weights.data)
 
 
 def _check_weights(weights: Weights) -> _Checked:

@@ -42,7 +42,7 @@ from tamis.core.checks import check_choice, check_int, check_range
 from tamis.core.errors import TamisError
 from tamis.core.progress import progress_bar
 from tamis.core.rng import check_seed, numpy_generator
-from tamis.samplers.curriculum.agent import Layers, Scorer, initialise
+from tamis.samplers.curriculum.agent import AgentNetwork, Layers, initialise
 
 __all__ = ["AgentConfig", "Trained", "actor_loss", "critic_loss", "standardise", "train_agent"]
 
@@ -105,7 +105,7 @@ class Trained:
         observed: number of rewards that were asked for.
     """
 
-    scorer: Scorer
+    scorer: AgentNetwork
     history: tuple[float, ...]
     reward: float
     observed: int
@@ -114,7 +114,7 @@ class Trained:
 class Critic(nn.Module):
     """Feature network and Q_w: features [..., b, D] and action [..., b] -> values [..., b]."""
 
-    def __init__(self, scorer: Scorer, hidden: tuple[int, int]) -> None:
+    def __init__(self, scorer: AgentNetwork, hidden: tuple[int, int]) -> None:
         super().__init__()
         self.features = scorer.features  # shared, and moved by the critic's loss only
         self.head = Layers(scorer.features.width, hidden, extra=1)
@@ -138,7 +138,7 @@ def critic_loss(critic: Critic, features: Tensor, action: Tensor, reward: Tensor
     return error
 
 
-def actor_loss(scorer: Scorer, critic: Critic, features: Tensor) -> Tensor:
+def actor_loss(scorer: AgentNetwork, critic: Critic, features: Tensor) -> Tensor:
     """Minus the critic's value of the actor's own action, Eq. (3.6); no gradient reaches the feature network.
 
     Args:
@@ -193,7 +193,7 @@ def train_agent(
     generator = numpy_generator(STREAM, seed, pool)
     history: list[float] = []
     window: list[float] = []
-    best: tuple[float, Scorer | None] = (-np.inf, None)
+    best: tuple[float, AgentNetwork | None] = (-np.inf, None)
     observed = 0
     for step in progress_bar(range(config.steps), desc=desc):
         candidates = generator.choice(len(features), pool, replace=False, shuffle=False)
@@ -219,7 +219,7 @@ class _Learner:
 
     def __init__(self, features: Tensor, groups: dict[str, int], config: AgentConfig, seed: int, pool: int) -> None:
         self.features, self.config = features, config
-        self.scorer = Scorer(groups, config.hidden)
+        self.scorer = AgentNetwork(groups, config.hidden)
         self.critic = Critic(self.scorer, config.hidden)
         initialise(self.scorer, STREAM, seed, 0)
         initialise(self.critic.head, STREAM, seed, 1)

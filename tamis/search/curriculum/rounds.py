@@ -14,8 +14,8 @@ from torch import Tensor
 from tamis.core.distributed import broadcast_object, rank
 from tamis.core.errors import NoEffectWarning
 from tamis.core.rng import numpy_generator, seed_of
-from tamis.features.groups import CurriculumFeatures
 from tamis.features.losses import log_likelihoods
+from tamis.features.table import FeatureTable
 from tamis.policy.base import DataInfo
 from tamis.samplers.curriculum.agent import OTHER_WIDTH, WIDTHS
 from tamis.samplers.curriculum.sampler import CLIP, CurriculumPolicy
@@ -50,7 +50,7 @@ class Rounds:
     states: States
     describe: Callable[[Any], str] | None
 
-    def search(self, features: CurriculumFeatures, forwards: int) -> CurriculumPolicy:
+    def search(self, features: FeatureTable, forwards: int) -> CurriculumPolicy:
         """All rounds; the agent of the last one. The model is left with the best weights found.
 
         Args:
@@ -85,15 +85,15 @@ class Rounds:
         facts = {"agreement": rewards.agreement, "loss_before": first, "loss_after": last}
         return replace(policy, search=self.run.info(float(score), budget, **facts))
 
-    def _renewed(self, features: CurriculumFeatures) -> CurriculumFeatures:
+    def _renewed(self, features: FeatureTable) -> FeatureTable:
         """The features with the log-likelihoods of the model as it is now."""
         samples = self.samples
         values = log_likelihoods(
             samples.model, samples.train, collate=samples.collate, loss=samples.loss, batch_size=samples.batch_size
         )
-        return features.with_group("log_likelihood", values, features.columns["log_likelihood"])
+        return features.with_group("log_likelihood", values, features.layout["log_likelihood"])
 
-    def _agent(self, features: CurriculumFeatures, rewards: Rewards, pool: int) -> tuple[CurriculumPolicy, float]:
+    def _agent(self, features: FeatureTable, rewards: Rewards, pool: int) -> tuple[CurriculumPolicy, float]:
         """One round's agent and its mean reward; read from disk if the round was over before."""
         mean, scale = standardise(features.matrix())
         number, reward_of = rewards.number, rewards.by_position()
@@ -102,7 +102,7 @@ class Rounds:
 
         def train() -> dict[str, Any]:
             x = ((features.matrix()[rewards.chosen] - mean) / scale).clamp(-CLIP, CLIP)
-            groups = {name: len(names) for name, names in features.columns.items()}
+            groups = {name: len(names) for name, names in features.layout.items()}
             found = train_agent(
                 x, reward_of, groups, pool=pool, config=self.config.agent, seed=seed_of(self.config.seed, number),
                 desc=f"agent, round {number + 1}",
@@ -119,12 +119,12 @@ class Rounds:
         return made[0], record["reward"]
 
     def _policy(
-        self, found: Trained, features: CurriculumFeatures, pool: int, mean: Tensor, scale: Tensor, x: Tensor
+        self, found: Trained, features: FeatureTable, pool: int, mean: Tensor, scale: Tensor, x: Tensor
     ) -> CurriculumPolicy:
         rows = numpy_generator(self.config.seed, 3).permutation(len(x))[:256]
         policy = CurriculumPolicy(
-            columns=dict(features.columns),
-            widths={name: WIDTHS.get(name, OTHER_WIDTH) for name in features.columns},
+            columns=dict(features.layout),
+            widths={name: WIDTHS.get(name, OTHER_WIDTH) for name in features.layout},
             hidden=self.config.agent.hidden,
             pool=pool,
             agent={name: value.detach().clone() for name, value in found.scorer.state_dict().items()},

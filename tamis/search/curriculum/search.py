@@ -27,7 +27,6 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +39,8 @@ from tamis.core.files import replace_file
 from tamis.core.models import evaluating
 from tamis.core.progress import progress_bar
 from tamis.core.types import Collate, MapDataset, PathOrStr
-from tamis.features.groups import CurriculumFeatures
 from tamis.features.losses import SampleLoss, make_batch, sample_loss_of
+from tamis.features.table import FeatureTable
 from tamis.policy.base import fingerprint
 from tamis.samplers.curriculum.sampler import CurriculumPolicy
 from tamis.search.curriculum.actor_critic import AgentConfig
@@ -60,7 +59,7 @@ def search_curriculum(
     model: nn.Module,
     train: MapDataset,
     validation: MapDataset,
-    features: CurriculumFeatures,
+    features: FeatureTable,
     *,
     selection: MapDataset | None = None,
     collate: Collate | None = None,
@@ -135,7 +134,7 @@ def search_curriculum(
         lookahead=lookahead, lookahead_lr=lookahead_lr, probes=probes, candidates=candidates, update=update,
         batch_size=batch_size, seed=seed,
     )  # fmt: skip
-    check_type("features", features, CurriculumFeatures, "CurriculumFeatures; take them by curriculum_features(...)")
+    check_type("features", features, FeatureTable, "a FeatureTable; take one by curriculum_features(...)")
     model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     _check_optimizer(optimizer, model)
     _check_data(train, validation, features, config.rounds, selection)
@@ -168,12 +167,9 @@ def search_curriculum(
         return run.finish(policy, also=None if update is None else lambda folder: _save_weights(model, folder))
 
 
-def _in_file_order(features: CurriculumFeatures) -> CurriculumFeatures:
+def _in_file_order(features: FeatureTable) -> FeatureTable:
     """The groups in the order in which a policy's file keeps them."""
-    names = sorted(features.groups)
-    return replace(
-        features, groups={k: features.groups[k] for k in names}, columns={k: features.columns[k] for k in names}
-    )
+    return features.select_columns(sorted(features.layout))
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer | None, model: nn.Module) -> None:
@@ -193,7 +189,7 @@ def _save_weights(model: nn.Module, folder: Path) -> None:
 def _check_data(
     train: MapDataset,
     validation: MapDataset,
-    features: CurriculumFeatures,
+    features: FeatureTable,
     rounds: tuple[int, ...],
     selection: MapDataset | None,
 ) -> None:
@@ -237,7 +233,7 @@ def _warn_of_overlap(prints: dict[str, list[str] | None]) -> None:
 
 
 def _check_features(
-    features: CurriculumFeatures,
+    features: FeatureTable,
     model: nn.Module,
     train: MapDataset,
     prints: list[str] | None,
@@ -246,7 +242,7 @@ def _check_features(
 ) -> int:
     """Compare a few log-likelihoods with the model's, where `curriculum_features` took them: samples looked at."""
     name = "log_likelihood"
-    if prints is None or features.columns.get(name) != ("sum", "per_token"):
+    if prints is None or features.layout.get(name) != ("sum", "per_token"):
         return 0
     places = sorted({len(train) * k // 8 for k in range(8)})
     with evaluating(model), torch.no_grad():

@@ -34,7 +34,7 @@ from torch import nn
 
 from tamis.core.errors import NoEffectWarning, TamisError
 from tamis.core.types import PathOrStr
-from tamis.features.samples import SampleFeatures
+from tamis.features.table import FeatureTable
 from tamis.optimizers.bayesian import INITIAL, propose
 from tamis.policy.base import fingerprint
 from tamis.samplers.swift.sampler import FeatureTables, SwiftPolicy
@@ -49,7 +49,7 @@ __all__ = ["search_swift"]
 
 def search_swift(
     objective: Objective,
-    features: SampleFeatures,
+    features: FeatureTable,
     *,
     model: nn.Module | None = None,
     trials: int = 40,
@@ -110,7 +110,7 @@ def search_swift(
 
 def _search(
     objective: Objective,
-    features: SampleFeatures,
+    features: FeatureTable,
     model: nn.Module | None,
     config: SwiftConfig,
     out: PathOrStr | None,
