@@ -110,6 +110,7 @@ class Pruner(Regularizer):
 
     Attributes:
         validates: how many validation batches a step needs, 0 or 1.
+        trains: 1 if `on_validation` asks for `Step.training_loss`; a trainer then gives one.
         retrain: whether the method trains again after the cut: ``no``, ``fresh`` (from new weights) or ``rewind``
             (from earlier ones). It is a word to the user; no trainer acts on it yet.
         report: what the cut did; None before.
@@ -120,6 +121,7 @@ class Pruner(Regularizer):
     """
 
     validates: ClassVar[int] = 0
+    trains: int = 0
     retrain: ClassVar[Literal["no", "fresh", "rewind"]] = "no"
 
     def __init__(
@@ -175,6 +177,9 @@ class Pruner(Regularizer):
 
     def check_settled(self) -> None:
         """Raise `NotPolarisedError` if what to cut is not decided yet; by default it always is."""
+
+    def undo_select(self) -> None:
+        """Called if the cut that `select` was called for was refused; nothing by default."""
 
     def notes(self) -> tuple[str, ...]:
         """Lines that the report ends with; nothing by default."""
@@ -292,16 +297,20 @@ class Pruner(Regularizer):
         if not force:
             self.check_settled()
         selections = dict(self.select())
-        plan, self.report = cut_gated(
-            self.model,
-            self.tables,
-            selections,
-            notes=self.notes(),
-            consumers=consumers,
-            example_inputs=example_inputs,
-            optimizer=optimizer,
-            project=project,
-        )
+        try:
+            plan, self.report = cut_gated(
+                self.model,
+                self.tables,
+                selections,
+                notes=self.notes(),
+                consumers=consumers,
+                example_inputs=example_inputs,
+                optimizer=optimizer,
+                project=project,
+            )
+        except BaseException:
+            self.undo_select()
+            raise
         return plan
 
     def state_dict(self) -> JsonState:

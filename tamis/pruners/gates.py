@@ -35,6 +35,7 @@ class Gate(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self._leaves: list[str] = []
+        self._float32: list[str] = []  # leaves and other buffers that stay float32 whatever the model is moved to
 
     def leaf(self, name: str, value: Tensor) -> None:
         """Register a tensor that the pruner learns: float32, requires grad, saved with the model.
@@ -45,6 +46,17 @@ class Gate(nn.Module, ABC):
         """
         self.register_buffer(name, value.detach().clone().float().requires_grad_())
         self._leaves.append(name)
+        self._float32.append(name)
+
+    def float32(self, name: str, value: Tensor) -> None:
+        """Register a buffer that is not learned but stays float32 too.
+
+        Args:
+            name: of the attribute, and in the state dict.
+            value: its start, any shape.
+        """
+        self.register_buffer(name, value.detach().clone().float())
+        self._float32.append(name)
 
     def leaves(self) -> list[Tensor]:
         """The leaves in the order in which they were registered."""
@@ -68,7 +80,7 @@ class Gate(nn.Module, ABC):
         """Merge the gate into the table's ``weight`` [n, d], in place: what stays needs no gate afterwards."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        kept = {name: getattr(self, name) for name in self._leaves}
+        kept = {name: getattr(self, name) for name in self._float32}
         for name in kept:
             del self._buffers[name]  # a leaf stays the tensor it is, in float32, whatever dtype the model is moved to
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

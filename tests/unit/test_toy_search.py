@@ -16,7 +16,7 @@ from tamis.search import SearchRun, adjustable
 from tamis.testing import run_distributed
 
 
-@register_policy("threshold")
+@register_policy("toy_threshold")
 @dataclass(frozen=True, kw_only=True)
 class ThresholdPolicy(Policy):
     """Samples with a score below ``threshold`` are left out."""

@@ -106,7 +106,8 @@ class PruningCallback(ComponentCallback):
         if self.validation is None:
             return
         options: dict[str, Any] = {"batch_size": args.per_device_train_batch_size, "collate": loader.collate_fn}
-        for name, dataset in (("validation", self.validation), ("training", loader.dataset)):
+        wanted = {"validation": self.validation} | ({"training": loader.dataset} if self.component.trains else {})
+        for name, dataset in wanted.items():
             self._batches[name] = ValidationBatches(dataset, seed=args.data_seed or args.seed, **options)
 
     def _loss(self, name: str, args: Any, model: Any) -> Loss | None:
@@ -121,7 +122,7 @@ class PruningCallback(ComponentCallback):
                 inputs.append(to_device(_for_forward(self._batches[name].batch(step), model, args), device_of(model)))
             if self._trainer is not None:
                 with self._trainer.compute_loss_context_manager():
-                    value: torch.Tensor = self._trainer.compute_loss(model, inputs[0])
+                    value: torch.Tensor = self._trainer.compute_loss(model, _copy(inputs[0]))  # it may pop labels
                 return value
             return _loss_of(model(**inputs[0]))
 
@@ -188,7 +189,12 @@ def _for_forward(batch: Any, model: Any, args: Any) -> Any:
     known = inspect.signature(model.forward).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         return batch
-    return {name: value for name, value in batch.items() if name in known}
+    labels = {"label", "label_ids", "labels", *(args.label_names or ())}
+    return {name: value for name, value in batch.items() if name in known or name in labels}
+
+
+def _copy(batch: Any) -> Any:
+    return dict(batch) if isinstance(batch, Mapping) else batch
 
 
 def _loss_of(output: Any) -> torch.Tensor:

@@ -37,9 +37,10 @@ def principal_axes(weights: Sequence[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def turn_tables(tables: Sequence[Table], loss: Loss) -> bool:
+def turn_tables(tables: Sequence[Table], loss: Loss) -> str:
     """Turn all tables by one rotation if that leaves the loss as it is; else nothing is changed.
 
+    What reads the tables and is not part of the loss is not seen: leave the tables as they are then (``axes=False``).
     Every rank must call it. For the time of the call the tables are held twice.
 
     Args:
@@ -47,10 +48,12 @@ def turn_tables(tables: Sequence[Table], loss: Loss) -> bool:
         loss: of one batch, the same at each call.
 
     Returns:
-        True if they were turned.
+        ``turned``, or why not: ``loss`` (it changed, or the tables do not count in it), ``widths`` or ``frozen``.
     """
     if len({table.width for table in tables}) > 1:
-        return False
+        return "widths"
+    if not all(table.weight.requires_grad for table in tables):
+        return "frozen"
     weights = [table.weight for table in tables]
     kept = [weight.detach().clone() for weight in weights]
     before = loss().detach().double()
@@ -63,7 +66,7 @@ def turn_tables(tables: Sequence[Table], loss: Loss) -> bool:
         weight.zero_()
     effect = (loss().detach().double() - before).abs()
     change, effect = all_mean_(torch.stack([change, effect])).unbind()
-    allowed = bool(change <= SMALL * effect)
+    allowed = bool((effect > 0) & (change <= SMALL * effect))
     for weight, value in zip(weights, turned if allowed else kept, strict=True):
         weight.copy_(value)
-    return allowed
+    return "turned" if allowed else "loss"

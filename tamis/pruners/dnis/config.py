@@ -27,7 +27,8 @@ class DNISConfig:
         rank: ``contribution``: what a value adds to the loss' slope on the validation batches, (value x slope)^2;
             ``magnitude``: its square, as in the paper.
         axes: turn the tables to their principal axes after the warm-up if that leaves the validation loss as it is,
-            as it does where rows meet in dot products only; else nothing is turned and the report says so.
+            as it does where rows meet in dot products only; else nothing is turned and the report says so. Set it to
+            False if anything that the loss does not hold reads the tables.
         structured: keep whole columns per block; False: single values.
         eps: of Eq. (8), > 0.
         seed: of the control's signs.

@@ -96,14 +96,16 @@ def validation_gradient(
         )
     before = [weight.detach().clone() for weight in weights]
     slopes = _gradients(training(), weights)
-    with torch.no_grad():
-        for weight, slope in zip(weights, slopes, strict=True):
-            weight.sub_(xi * slope)
-    found = _gradients(validation(), [*alphas, *weights])
+    try:
+        with torch.no_grad():
+            for weight, slope in zip(weights, slopes, strict=True):
+                weight.sub_(xi * slope)
+        found = _gradients(validation(), [*alphas, *weights])
+    finally:
+        with torch.no_grad():
+            for weight, kept in zip(weights, before, strict=True):
+                weight.copy_(kept)
     direct, ahead = found[: len(alphas)], found[len(alphas) :]
-    with torch.no_grad():
-        for weight, kept in zip(weights, before, strict=True):
-            weight.copy_(kept)
     graph = torch.autograd.grad(training(), weights, create_graph=True, allow_unused=True)
     pairs = [(slope, along) for slope, along in zip(graph, ahead, strict=True) if slope is not None]
     inner = torch.stack([(slope * along).sum() for slope, along in pairs]).sum()

@@ -26,7 +26,8 @@ class BlockGate(Gate):
         block: [n] uint8 or int32.
         kept: bool [L, K], what was decided to remain of each block; or, for single values, bool [n, K].
         active: False as long as alpha is all ones: nothing is multiplied then.
-        learning: True while the validation loss is differentiated by alpha.
+        learning: True while a loss is differentiated by alpha.
+        catching: True while the forward of the validation loss runs, whose contributions are noted.
     """
 
     per_row = True
@@ -39,13 +40,13 @@ class BlockGate(Gate):
     def __init__(self, rows: int, width: int, blocks: int, *, values: bool = False) -> None:
         super().__init__()
         self.leaf("alpha", torch.ones(blocks, width))
-        self.register_buffer("control", torch.ones(blocks, width))
-        self.register_buffer("gain", torch.zeros(blocks, width))
+        self.float32("control", torch.ones(blocks, width))
+        self.float32("gain", torch.zeros(blocks, width))
         self.caught = torch.zeros(blocks, width)  # of the batch under way, on this rank
         self.register_buffer("block", torch.zeros(rows, dtype=torch.uint8 if blocks <= 2**8 else torch.int32))
         self.values = values
         self.register_buffer("kept", torch.ones(rows if values else blocks, width, dtype=torch.bool))
-        self.active = self.learning = False
+        self.active = self.learning = self.catching = False
 
     def forward(self, rows: Tensor, ids: Tensor) -> Tensor:
         if not self.active:
@@ -54,7 +55,7 @@ class BlockGate(Gate):
         alpha = self.alpha if self.learning else self.alpha.detach()
         factor = (alpha if self.values else alpha * self.kept)[block].to(rows.dtype)
         gated = rows * (factor * self.kept[ids] if self.values else factor)
-        if self.learning:
+        if self.catching:
             self.catch(gated, block)
         return gated
 

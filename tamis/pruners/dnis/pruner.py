@@ -21,6 +21,7 @@ from tamis.pruners.dnis.equations import alpha_step, blocks_by_frequency, flippe
 from tamis.pruners.dnis.gate import BlockGate
 from tamis.pruners.gates import gate_of
 from tamis.pruners.selection import Selection
+from tamis.pruners.surgery.narrow import used_elsewhere
 from tamis.pruners.tables import Table
 
 __all__ = ["DNIS"]
@@ -28,8 +29,10 @@ __all__ = ["DNIS"]
 MEMORY = 50  # validation batches that the running mean of contributions goes back
 _AXES = {
     None: "not tried, since alpha never moved",
-    True: "all tables were turned to their principal axes after the warm-up; the validation loss did not change",
-    False: "left as they were: turning the tables changes the loss (they meet in more than dot products)",
+    "turned": "all tables were turned to their principal axes after the warm-up; the validation loss did not change",
+    "loss": "left as they were: turning the tables changes the loss (they meet in more than dot products)",
+    "widths": "left as they were: the tables have different widths",
+    "frozen": "left as they were: a table is frozen (requires_grad=False)",
 }
 
 
@@ -78,9 +81,12 @@ class DNIS(Pruner):
         self.budget = Budget(keep=keep, size=size, bytes=budget_bytes)
         self.config = config or DNISConfig()
         super().__init__(model, tables=tables, total_steps=total_steps)
+        self._refuse_tied_heads()
         self._refuse_small_budget()
         self._blocked = self._decided = False
-        self._turned: bool | None = None
+        self._turned: str | None = None
+        self._decided_at_cut = False
+        self.trains = int(self.config.xi > 0)
         self._moved = 0
         if frequencies is not None:
             self._assign_blocks(self._checked(frequencies))
@@ -96,6 +102,14 @@ class DNIS(Pruner):
 
     def _block_gates(self) -> list[BlockGate]:
         return [gate for table in self.tables if isinstance(gate := gate_of(table), BlockGate)]
+
+    def _refuse_tied_heads(self) -> None:
+        for table in self.tables:
+            if used_elsewhere(self.model, table.modules):
+                raise ValueError(
+                    f"tables: {table.field!r} is also the weight of another layer (a tied output head), which keeps "
+                    "the full tensor, so the model would grow; untie it, or name the other tables in tables="
+                )
 
     def _refuse_small_budget(self) -> None:
         budget, index = self.budget.costs(self.tables)[1], self._fixed_cost()
@@ -154,9 +168,19 @@ class DNIS(Pruner):
         weights = [p for p in self.model.parameters() if p.requires_grad] if self.config.xi else []
         for gate in gates:
             gate.learning = True
+
+        def watched() -> Tensor:
+            for gate in gates:
+                gate.catching = True
+            try:
+                return loss()
+            finally:
+                for gate in gates:
+                    gate.catching = False
+
         try:
             gradients = validation_gradient(
-                loss, [gate.alpha for gate in gates], training=step.training_loss, weights=weights, xi=self.config.xi
+                watched, [gate.alpha for gate in gates], training=step.training_loss, weights=weights, xi=self.config.xi
             )
         finally:
             for gate in gates:
@@ -253,12 +277,37 @@ class DNIS(Pruner):
     def select(self) -> Mapping[str, Selection]:
         if not self._blocked:
             self._assign_blocks([torch.zeros(table.rows) for table in self.tables])
+        if self._decided and self._spent() > 1 + 1e-9:
+            warnings.warn(
+                "DNIS: the model holds more than its budget: it was restored from before the cut was decided (as "
+                "load_best_model_at_end does); what remains is decided anew, without training after it",
+                UserWarning,
+                stacklevel=3,
+            )
+            self._decided = False
         if not self._decided:
             self._decide()
+            self._decided_at_cut = True
         return {
             table.field: Selection(mask=gate.kept.cpu()) if gate.values else Selection.blocks(gate.block, gate.kept)
             for table, gate in zip(self.tables, self._block_gates(), strict=True)
         }
+
+    def undo_select(self) -> None:
+        """The cut failed: what it decided is not decided."""
+        if self._decided_at_cut:
+            self._decided = self._decided_at_cut = False
+            for gate in self._block_gates():
+                gate.kept.fill_(True)
+
+    def _spent(self) -> float:
+        """What is kept costs, in budgets."""
+        costs, budget = self.budget.costs(self.tables)
+        spent = self._fixed_cost()
+        for gate, table, cost in zip(self._block_gates(), self.tables, costs, strict=True):
+            kept = gate.kept if gate.values else gate.kept[gate.block.long()]
+            spent += float(kept.sum()) * (cost / table.rows + (self._index_cost(table) if gate.values else 0.0))
+        return spent / budget
 
     def notes(self) -> tuple[str, ...]:
         """Per table alpha's mean of each block, from head to tail, and in brackets that of the control."""

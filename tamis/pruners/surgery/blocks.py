@@ -77,7 +77,7 @@ class _Blocks(_Wide):
             self.register_buffer(f"columns{number}", kept.to(self.place.device), persistent=False)
 
     def look_up(self, ids: Tensor) -> Tensor:
-        place = self.place[ids].long()
+        place = self.place.index_select(0, ids.reshape(-1)).reshape(ids.shape).long()  # refuses ids below 0
         dtype, device = self.parts[0].dtype, self.place.device
         wide = torch.zeros(*ids.shape, self.embedding_dim, dtype=dtype, device=device)
         padding = None if self.padding_idx is None else int(self.place[self.padding_idx])
@@ -107,7 +107,8 @@ class _Values(_Wide):
 
     def look_up(self, ids: Tensor) -> Tensor:
         flat = ids.reshape(-1)
-        first, count = self.start[flat].long(), (self.start[flat + 1] - self.start[flat]).long()
+        first = self.start.index_select(0, flat).long()  # refuses ids below 0
+        count = self.start.index_select(0, flat + 1).long() - first
         row = torch.repeat_interleave(torch.arange(len(flat), device=flat.device), count)
         begin = torch.repeat_interleave(first - (count.cumsum(0) - count), count)
         at = begin + torch.arange(len(row), device=flat.device)
