@@ -107,7 +107,7 @@ def contender(sizes: list[int], batches: list[Tensor], optimizer: str, gated: bo
     net = Net(sizes, 128, optimizer == "sparse")
     pruner = None
     if gated:
-        pruner = DimReg(net, 0.2, total_steps=STEPS_IN_ALL)
+        pruner = DimReg(net, keep=0.2, total_steps=STEPS_IN_ALL)
         pruner._taken = STEPS_IN_ALL // 8  # inside the schedule, where a step costs most
     optimizers: list[Any] = []
     if optimizer == "sparse":
