@@ -103,6 +103,9 @@ class ColumnGate(Gate):
 
     Args:
         logits: [d].
+
+    Attributes:
+        learning: whether the logits get gradients; a pruner that has decided turns it off, which saves their cost.
     """
 
     per_row = False
@@ -111,8 +114,11 @@ class ColumnGate(Gate):
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
         self.leaf("logits", logits)
+        self.learning = True
 
     def forward(self, rows: Tensor, ids: Tensor) -> Tensor:
+        if not self.learning:
+            return rows.mul_(torch.sigmoid(self.logits.detach()).to(rows.dtype))
         return _Scale.apply(rows, self.logits)  # type: ignore[no-any-return]
 
     def fold(self, weight: Tensor) -> None:

@@ -96,7 +96,8 @@ def test_a_training_is_the_reference_step_by_step(split: str) -> None:
         optimizer.zero_grad()
         (model(**batch)["loss"] + pruner.penalty()).backward()
         optimizer.step()
-        slopes = torch.cat([table.gate.logits.grad for table in tables]).tolist()
+        grads = [table.gate.logits.grad for table in tables]  # None once all gates are where they end
+        slopes = torch.cat([torch.zeros(8) if grad is None else grad for grad in grads]).tolist()
         pruner.step()
         weights = [table.weight.detach().numpy() for table in tables]
         slow.step(slopes, weights, [table.counts.numpy() for table in tables])
@@ -175,6 +176,23 @@ def test_the_optimizer_and_the_global_random_state_do_not_see_the_gates() -> Non
     DimReg(model, config=DimRegConfig.paper())
     assert [id(p) for p in model.parameters()] == parameters
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_gates_that_have_arrived_cost_no_gradient_and_no_counting_and_learn_again_if_the_training_gets_longer() -> None:
+    model, pruner, optimizer = trained()
+    gate, counts = model.embeddings["user"].gate, model.embeddings["user"].counts.clone()
+    gates = pruner.gates
+    (batch,) = batches(1)
+    (model(**batch)["loss"] + pruner.penalty()).backward()
+    assert gate.logits.grad is None
+    assert model.embeddings["user"].weight.grad is not None
+    for _ in range(9):
+        pruner.step()
+    assert torch.equal(pruner.gates, gates)
+    assert torch.equal(model.embeddings["user"].counts, counts)
+    pruner.begin(10 * STEPS)
+    train(model, pruner, batches(4), optimizer)
+    assert gate.learning
 
 
 def test_a_shared_table_has_one_gate_that_hears_of_every_use() -> None:

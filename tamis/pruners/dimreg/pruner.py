@@ -80,6 +80,7 @@ class DimReg(Pruner):
         super().__init__(model, tables=tables, total_steps=total_steps)
         count = sum(table.width for table in self.tables)
         self.rule: Rule = self._rule()
+        self._arrived = False  # the split is fixed and every gate is where it ends: none needs a gradient
         noise = torch.randn(count, generator=torch_generator(self.config.seed))
         with torch.no_grad():
             self._write(self.config.init_logit + self.config.init_spread * noise)
@@ -142,24 +143,39 @@ class DimReg(Pruner):
     # ---- training
 
     def after_step(self, step: Step) -> None:
-        """Move the gates, and now and then the split.
+        """Move the gates, and now and then the split; nothing once the split is fixed and every gate is where it ends.
 
         Raises:
             ValueError: ``total_steps`` is not known.
             RuntimeError: no penalty since the last step.
             FloatingPointError: the gates' gradient is not finite (a NaN loss); the gates stay as they were.
         """
+        if self._arrived and self.rule.is_over(step):
+            return
+        self._learn(True)
         self._follow()
-        self._write(self.rule.move(self._read(), self._gradients(step), step))
+        logits = self.rule.move(self._read(), self._gradients(step), step)
+        self._write(logits)
         for table in self.tables:
             if table.is_counting:
                 table.merge_lookups()
         self._count_next(step)
-        self.rule.decide(self.gates, self.tables, step)
+        self.rule.decide(torch.sigmoid(logits), self.tables, step)
+        if self.rule.is_over(step) and self.rule.arrived(logits):
+            self._learn(False)
+
+    def _learn(self, on: bool) -> None:
+        """Whether the gates get gradients."""
+        if on == self._arrived:
+            self._arrived = not on
+            for table in self.tables:
+                gate = gate_of(table)
+                assert isinstance(gate, ColumnGate)
+                gate.learning = on
 
     def _count_next(self, step: Step) -> None:
         """Whether the lookups of the step after ``step`` are counted: now and then, until all is decided."""
-        on = step.number % COUNT_EVERY == 0 and self.rule.reads_lookups(step)
+        on = step.number % COUNT_EVERY == 0 and not self.rule.is_over(step)
         for table in self.tables:
             table.count_lookups(on)
 
@@ -220,6 +236,7 @@ class DimReg(Pruner):
         return self.rule.state()
 
     def restore(self, state: JsonState) -> None:
+        self._learn(True)
         self.rule.restore(state)
         self._count_next(Step(self.steps_taken, self._total_steps))
 

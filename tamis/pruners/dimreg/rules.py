@@ -86,9 +86,13 @@ class Rule(nn.Module, ABC):
             step: which one.
         """
 
-    def reads_lookups(self, step: Step) -> bool:
-        """Whether lookups of the step after ``step`` still matter to what is decided."""
-        return True
+    def is_over(self, step: Step) -> bool:
+        """Whether the split was fixed for good before ``step``: nobody needs lookups or importance any more."""
+        return False
+
+    def arrived(self, logits: Tensor) -> bool:
+        """Whether every gate [n] is where the split wants it."""
+        return False
 
     def per_table(self, flat: Tensor) -> list[Tensor]:
         """Parts [d] of ``flat`` [n], one per table."""
@@ -216,8 +220,12 @@ class BudgetRule(Rule):
             part[torch.argsort(places, descending=True, stable=True)[cap:]] = True
         return beyond
 
-    def reads_lookups(self, step: Step) -> bool:
-        return step.total is None or step.number <= self.config.decide_by * step.total
+    def is_over(self, step: Step) -> bool:
+        return step.total is not None and step.number > self.config.decide_by * step.total + 1
+
+    def arrived(self, logits: Tensor) -> bool:
+        ends = torch.where(self.kept, OPEN, CLOSED).to(logits)
+        return bool((logits == ends).all())
 
     def spent(self, phi: Tensor) -> float:
         """What the open gates cost, in budgets."""
