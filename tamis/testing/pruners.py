@@ -135,7 +135,16 @@ def check_two_processes(factory: str) -> dict[str, float]:
 def largest_difference(
     factory: str, *, optimizer: str, penalty: str, accumulation: int, num_items: bool, clip: float
 ) -> float:
-    """Train with Trainer and with a handwritten loop; the largest difference of a parameter or buffer."""
+    """Train with Trainer and with a handwritten loop; the largest difference of a parameter or buffer.
+
+    Args:
+        factory: ``module:function`` that makes (model, regularizer, data set).
+        optimizer: ``SGD``, ``Adam``, ...
+        penalty: as for `attach`.
+        accumulation: micro-batches a step, >= 1.
+        num_items: the model divides by ``num_items_in_batch``.
+        clip: largest gradient norm; 0: not clipped.
+    """
     make = resolve(factory)
     options = {"use_num_items": True} if num_items else {}
     build = _optimizer(optimizer)
