@@ -196,6 +196,15 @@ class Pruner(Regularizer):
         """Settings that a resumed run must share, scalars by name."""
         return {}
 
+    def adopt(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """Called with saved `settings` before they are compared with this pruner's.
+
+        Returns:
+            What they are to be compared as: earlier releases may have had other names. A pruner may take over here
+            what its user left to the defaults.
+        """
+        return saved
+
     def logs(self) -> dict[str, float]:
         """Scalars for the trainer's log, named ``tamis/...``."""
         return {}
@@ -348,8 +357,9 @@ class Pruner(Regularizer):
                 f"state: was saved for tables [field, rows, dims] {state['tables']}, this model has {self._layout}; "
                 f"load it into a {type(self).__name__} of the same model"
             )
+        saved = self.adopt(dict(state["settings"]))
         for name, here in self.settings().items():
-            there = state["settings"].get(name)
+            there = saved.get(name)
             there = list(there) if isinstance(there, tuple) else there
             here = list(here) if isinstance(here, tuple) else here
             if there != here:
