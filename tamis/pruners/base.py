@@ -22,7 +22,9 @@ from tamis.core.types import Batch, JsonState, OptimizerLike
 from tamis.pruners.gates import Gate, gate_of, install
 from tamis.pruners.selection import Selection, as_selection
 from tamis.pruners.surgery.gated import cut_gated
+from tamis.pruners.surgery.packing import check_stored
 from tamis.pruners.surgery.plan import PruningPlan
+from tamis.pruners.surgery.quantize import refuse_trained
 from tamis.pruners.surgery.report import PruningReport
 from tamis.pruners.tables import Table, find_tables
 from tamis.pruners.watch import StepWatch
@@ -292,6 +294,7 @@ class Pruner(Regularizer):
         consumers: Mapping[str, list[str | int]] | None = None,
         example_inputs: Batch | None = None,
         project: bool = False,
+        quantize: str | None = None,
     ) -> PruningPlan:
         """Fold the gates into their tables, make the model physically smaller, and fill ``report``.
 
@@ -302,8 +305,11 @@ class Pruner(Regularizer):
             example_inputs: a batch to run the model on, where the cut can use one; the report then has the largest
                 change of an output.
             project: as for `tamis.pruners.cut`.
+            quantize: store what is left of the tables as ``int8``, ``int4`` or ``int2`` (`quantize_embeddings`). They
+                cannot be trained any more, so ``optimizer`` must be left out.
 
         Raises:
+            ValueError: ``optimizer`` was given with ``quantize``; nothing was changed.
             NotPolarisedError: what to cut is not decided yet; nothing was changed.
             FloatingPointError: a table holds NaN or infinity, ``force`` or not; nothing was changed.
             RuntimeError: cut already.
@@ -311,6 +317,9 @@ class Pruner(Regularizer):
         name = type(self).__name__
         if self.report is not None:
             raise RuntimeError(f"{name}.prune(): the model is cut already; make a new {name} to prune it further")
+        if quantize is not None:
+            check_stored("quantize", quantize)
+            refuse_trained({table.field: table.modules for table in self.tables}, optimizer, quantize)
         if not force:
             self.check_settled()
         selections = {
@@ -326,6 +335,7 @@ class Pruner(Regularizer):
                 example_inputs=example_inputs,
                 optimizer=optimizer,
                 project=project,
+                quantize=quantize,
             )
         except BaseException:
             self.undo_select()
