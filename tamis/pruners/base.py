@@ -114,7 +114,7 @@ class Pruner(Regularizer):
         validates: how many validation batches a step needs, 0 or 1.
         trains: 1 if `on_validation` asks for `Step.training_loss`; a trainer then gives one.
         retrain: whether the method trains again after the cut: ``no``, ``fresh`` (from new weights) or ``rewind``
-            (from earlier ones). It is a word to the user; no trainer acts on it yet.
+            (from the first ones). It is a word to the user; `tamis.pruners.BudgetedPruner.restart` prepares the model.
         report: what the cut did; None before.
 
     Raises:
@@ -124,7 +124,7 @@ class Pruner(Regularizer):
 
     validates: ClassVar[int] = 0
     trains: int = 0
-    retrain: ClassVar[Literal["no", "fresh", "rewind"]] = "no"
+    retrain: Literal["no", "fresh", "rewind"] = "no"
 
     def __init__(
         self, model: nn.Module, *, tables: Mapping[str, str] | None = None, total_steps: int | None = None
