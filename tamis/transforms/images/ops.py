@@ -173,7 +173,8 @@ def check_image(image: object) -> str:
         return "tensor"
     mode, size = getattr(image, "mode", None), getattr(image, "size", None)
     if not isinstance(mode, str) or not isinstance(size, tuple):
-        raise TypeError(f"image: got {type(image).__name__}; must be a PIL image or a uint8 tensor [C, H, W]")
+        cure = "; use Image.fromarray(image)" if isinstance(image, np.ndarray) else ""
+        raise TypeError(f"image: got {type(image).__name__}; must be a PIL image or a uint8 tensor [C, H, W]{cure}")
     if mode not in ("L", "RGB") or 0 in size:
         raise ValueError(f"image: mode {mode!r}, size {size}: must be 'L' or 'RGB', not empty; use .convert('RGB')")
     return "pil"
