@@ -43,6 +43,8 @@ from tamis.samplers.weighted.sampler import WeightedSampler
 __all__ = ["FeatureTables", "SwiftPolicy", "SwiftSampler"]
 
 _PROFILE = 100  # loss percentiles that the policy remembers the mean probability of
+_DOUBTED = 0.05  # by how much the mean of a profile may differ from 1: release 0.1 left empty percentiles at 0
+_OLD_PROFILE = "release 0.1 took them wrongly for so few or tied samples; SwiftPolicy.fit(policy.law, features)"
 
 
 @register_policy("swift")
@@ -145,6 +147,8 @@ class SwiftPolicy(Policy):
         """The policy in words."""
         profile = self.tables["profile"].numpy()
         fifths = " / ".join(f"{mean:.2f}" for mean in profile.reshape(5, -1).mean(1))
+        if abs(float(profile.mean()) - 1) > _DOUBTED:
+            fifths = f"not known ({_OLD_PROFILE})"
         mixture = " ".join(f"{c:+.2f} {name}" for c, name in zip(self.coefficients, self.names, strict=True))
         points = zip((0.0, *self.knots, 1.0), self.heights, strict=True)
         uniform = len(set(self.heights)) == 1
@@ -175,7 +179,11 @@ class SwiftPolicy(Policy):
         figure.colorbar(image, ax=left, label="tau (not normalised)")
         second = f"{self.names[1]} percentile" if len(self.names) > 1 else "(no second feature)"
         left.set(xlabel=f"{self.names[0]} percentile", ylabel=second, title="tau by features")
-        right.plot(100 * grid, self.tables["profile"].numpy())
+        profile = self.tables["profile"].numpy()
+        if abs(float(profile.mean()) - 1) > _DOUBTED:
+            right.text(0.5, 0.5, "not known", transform=right.transAxes, ha="center")
+        else:
+            right.plot(100 * grid, profile)
         right.axhline(1.0, color="grey", linewidth=0.8, linestyle="--")
         right.set(xlabel=f"{self.names[0]} percentile", ylabel="draws per sample (uniform: 1)", ylim=(0, None))
         right.set_title("sampling probability")
@@ -255,10 +263,7 @@ class FeatureTables:
             raise ValueError(f"coefficients={law.coefficients}: must be one a feature ({', '.join(self.names)})")
         transform = self._transform(law)
         p = probabilities(scores(self.cdfs, law, transform))
-        percentile = np.clip(np.ceil(np.multiply(self.cdfs[0], _PROFILE) - 1e-6).astype(np.int64) - 1, 0, None)
-        counts = np.bincount(percentile, minlength=_PROFILE)
-        profile = len(p) * np.bincount(percentile, weights=p, minlength=_PROFILE) / np.maximum(counts, 1)
-        tables = {"profile": profile, "transform.values": transform.values}
+        tables = {"profile": _profile(self.cdfs[0], p), "transform.values": transform.values}
         if isinstance(transform, Steps):
             tables["transform.keys"] = transform.keys
         for name, steps in zip(self.names, self.steps, strict=True):
@@ -283,6 +288,23 @@ class FeatureTables:
             )
         gradient = np.ones(len(self.cdfs[0])) if self.gradient is None else self.gradient
         return fit_transform(self.cdfs, gradient, law)
+
+
+def _profile(cdf: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Mean of n p in each percentile of a feature: float64 [100], of mean 1.
+
+    Samples that share a value share the stretch of percentiles that they fill; so do few samples, which fill more than
+    one percentile each.
+
+    Args:
+        cdf: of the feature at each sample, [n] in (0, 1].
+        p: the samples' probabilities, [n], of sum 1.
+    """
+    places, which = np.unique(cdf, return_inverse=True)
+    drawn = np.cumsum(np.bincount(which, weights=p))
+    ends = np.concatenate([[0.0], places])
+    cumulated = np.interp(np.linspace(0.0, 1.0, _PROFILE + 1), ends, np.concatenate([[0.0], drawn / drawn[-1]]))
+    return _PROFILE * np.diff(cumulated)
 
 
 class SwiftSampler(WeightedSampler):
