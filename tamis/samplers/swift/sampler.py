@@ -304,7 +304,8 @@ def _profile(cdf: np.ndarray, p: np.ndarray) -> np.ndarray:
     drawn = np.cumsum(np.bincount(which, weights=p))
     ends = np.concatenate([[0.0], places])
     cumulated = np.interp(np.linspace(0.0, 1.0, _PROFILE + 1), ends, np.concatenate([[0.0], drawn / drawn[-1]]))
-    return _PROFILE * np.diff(cumulated)
+    profile: np.ndarray = _PROFILE * np.diff(cumulated)
+    return profile
 
 
 class SwiftSampler(WeightedSampler):
