@@ -1,6 +1,7 @@
 """Numbers per sample: who measures them, how they are kept, and scores made of them."""
 
 from tamis.features.classes import class_frequency, rank_in_class
+from tamis.features.consensus import consensus_loss
 from tamis.features.losses import log_likelihoods
 from tamis.features.old import CurriculumFeatures, SampleFeatures
 from tamis.features.samples import feature_columns, sample_features
@@ -8,6 +9,7 @@ from tamis.features.scores import RHO, Alignment, Denoising, Length, LogLikeliho
 from tamis.features.table import FeatureTable
 from tamis.features.taggers import nltk_tagger, spacy_tagger
 from tamis.features.text import Tagger, curriculum_features
+from tamis.features.trajectory import LossTrajectory
 
 __all__ = [
     "RHO",
@@ -18,10 +20,12 @@ __all__ = [
     "Length",
     "LogLikelihood",
     "LossDifference",
+    "LossTrajectory",
     "Rarity",
     "SampleFeatures",
     "Tagger",
     "class_frequency",
+    "consensus_loss",
     "curriculum_features",
     "feature_columns",
     "log_likelihoods",

@@ -159,7 +159,9 @@ def test_scores_that_are_all_equal_are_said_to_be():
 
 def test_a_failed_uniform_trial_is_reported_too():
     scores = iter([float("nan"), 1.0, 2.0])
-    policy = search_swift(lambda s: next(scores) + 0 * len(list(s)), planted()[0], **PAPER, trials=3, optimizer="random")
+    policy = search_swift(
+        lambda s: next(scores) + 0 * len(list(s)), planted()[0], **PAPER, trials=3, optimizer="random"
+    )
     assert policy.search.config["uniform_score"] is None
     assert "uniform sampling gave no finite score" in policy.summary()
 

@@ -153,7 +153,7 @@ class SwiftPolicy(Policy):
 
     def digest(self) -> str:
         """sha256 over law and tables."""
-        return fingerprint(list(self.names), self.transform, list(self.law.to_vector()), self.tables)
+        return fingerprint(list(self.names), self.transform, list(self.law.to_vector()), self.tables)  # and balance
 
     def summary(self) -> str:
         """The policy in words."""
@@ -178,6 +178,9 @@ class SwiftPolicy(Policy):
         if self.search is not None:
             budget = ", ".join(f"{value} {name}" for name, value in sorted(self.search.budget.items()))
             lines.append(f"  found by a search of {budget} (seed {self.search.seed}), score {self.search.score:.4f}")
+            noise = self.search.config.get("score_noise")
+            if noise is not None:
+                lines[-1] += f" (another run of the law moves it by {noise:.2g})"
             if "uniform_score" in self.search.config:
                 score = self.search.config["uniform_score"]
                 known = "gave no finite score" if score is None else f"scored {score:.4f}"

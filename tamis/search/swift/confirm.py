@@ -86,9 +86,7 @@ def rerun(
         part = missing[at : at + step]
         found = parallel_map(run, part) if spread else broadcast_object([run(job) for job in part])
         journal.append([{"trial": n, **wanted[n], **r} for (n, _, _), r in zip(part, found, strict=True)])
-    return [
-        Finalist(law.name, law.record, tuple(journal.records[n] for n, _, of in jobs if of is law)) for law in laws
-    ]
+    return [Finalist(law.name, law.record, tuple(journal.records[n] for n, _, of in jobs if of is law)) for law in laws]
 
 
 def noise_of(laws: Sequence[Finalist]) -> float | None:

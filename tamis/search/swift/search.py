@@ -81,8 +81,8 @@ def search_swift(
 
     Args:
         objective: trains a few epochs with samples drawn by its argument, a sampler. Returns a finite number, higher is
-            better (NaN or infinite counts as a failed trial), or a Hugging Face Trainer that `attach` gave the sampler to;
-            it is trained and scored by ``metric``.
+            better (NaN or infinite counts as a failed trial), or a Hugging Face Trainer that `attach` gave the sampler
+            to; it is trained and scored by ``metric``.
         features: of the training data, in its order (`sample_features`, `consensus_loss`, your own columns): each a
             feature of the law, but for ``gradient`` and ``class_frequency``, see `SwiftLaw`.
         model: if given, its parameters, buffers and training flags are put back to their present values, bit for
