@@ -38,7 +38,7 @@ from tamis.core.errors import TamisError
 from tamis.core.rng import numpy_generator, seed_of, seeded_globals
 from tamis.core.types import Collate, MapDataset, PathOrStr
 from tamis.features.cache import cached_on_all_ranks
-from tamis.features.data import fingerprint_dataset
+from tamis.features.data import fingerprint_dataset, labels_of
 from tamis.features.losses import SampleLoss, log_likelihoods, sample_loss_of
 from tamis.features.table import FeatureTable
 from tamis.policy.base import fingerprint
@@ -60,6 +60,7 @@ def consensus_loss(
     folds: int = 4,
     rounds: int = 2,
     keep: float = 0.6,
+    per_class: bool = True,
     collate: Collate | None = None,
     loss: str | SampleLoss = "auto",
     batch_size: int = 256,
@@ -81,6 +82,8 @@ def consensus_loss(
         folds: K, parts of the data; a model is fitted on K - 1 of them. In [2, n].
         rounds: 1, or 2 for the second round.
         keep: share of lowest loss in the first round that the second one is fitted on, in (0, 1).
+        per_class: take that share within each class, where samples have a class: else rare classes, whose losses are
+            high, would be missing in the second round. False: of all.
         collate: a list of items -> a batch; default: the Trainer's, else torch's.
         loss: as `sample_loss_of`.
         batch_size: samples a forward pass of measuring.
@@ -111,7 +114,7 @@ def consensus_loss(
     first = work.round(0, np.ones(size, bool))
     columns = {"out_of_fold_loss": first}
     if rounds == 2:
-        columns["second_loss"] = work.round(1, _lowest_of_others(first, keep))
+        columns["second_loss"] = work.round(1, _credible(first, keep, _classes(data) if per_class else None))
     others = [features[name].numpy() for name in also] if features is not None else []
     columns["consensus_loss"] = rank_sum([*columns.values(), *others])
     tensors = {name: torch.from_numpy(values) for name, values in columns.items()}
@@ -194,11 +197,27 @@ class _CrossFit:
         self.seen[weights] = (number, fold)
 
 
-def _lowest_of_others(losses: np.ndarray, keep: float) -> np.ndarray:
-    """The share ``keep`` of lowest loss: bool [n]. A sample's own place in it decides nothing about its own loss."""
+def _credible(losses: np.ndarray, keep: float, classes: np.ndarray | None) -> np.ndarray:
+    """The share ``keep`` of lowest loss, of each class: bool [n]."""
     kept = np.zeros(len(losses), bool)
-    kept[np.argsort(losses, kind="stable")[: max(1, round(keep * len(losses)))]] = True
+    for members in [np.arange(len(losses))] if classes is None else map(np.flatnonzero, _members(classes)):
+        order = members[np.argsort(losses[members], kind="stable")]
+        kept[order[: max(1, round(keep * len(order)))]] = True
     return kept
+
+
+def _members(classes: np.ndarray) -> list[np.ndarray]:
+    """Which samples are of each class: bool [n] a class."""
+    return [classes == one for one in np.unique(classes)]
+
+
+def _classes(data: MapDataset) -> np.ndarray | None:
+    """The samples' classes; None where they have none (text)."""
+    try:
+        labels = labels_of(data)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return labels.numpy() if labels.ndim == 1 and not labels.is_floating_point() else None
 
 
 def _fingerprint(data: MapDataset) -> str:

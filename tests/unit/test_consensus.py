@@ -85,6 +85,26 @@ def test_no_sample_is_in_the_fit_that_judges_it():
     assert torch.allclose(losses[held].float(), F.cross_entropy(model(x), y, reduction="none"), atol=1e-5)
 
 
+def test_the_second_round_keeps_rare_classes():
+    x, y = DATA.tensors
+    rare = torch.cat([torch.arange(WRONG, N)[y[WRONG:] != 2], torch.arange(WRONG, N)[y[WRONG:] == 2][:6]])
+    data, seen = TensorDataset(x[rare], y[rare]), []
+
+    def spy(indices, seed):
+        seen.append(set(data.tensors[1][indices].tolist()))
+        model = new_model(seed)
+        for p in model.parameters():
+            p.data *= 0  # knows the frequent classes only
+        model.bias.data = torch.tensor([1.0, 1.0, -5.0]) + 0.01 * torch.rand(3, generator=torch_generator(seed))
+        return model
+
+    consensus_loss(data, spy, folds=2)
+    assert seen[2:] == [{0, 1, 2}] * 2
+    seen.clear()
+    consensus_loss(data, spy, folds=2, per_class=False)
+    assert 2 not in seen[2]
+
+
 def test_other_columns_take_part_and_the_table_keeps_its_own():
     own = sample_features(new_model(1), DATA)
     own = own.with_columns({"useless": torch.arange(N).double()})

@@ -109,7 +109,7 @@ def test_the_winner_is_confirmed_on_what_the_search_did_not_see():
     scores = {name: facts[name] for name in ("search_score", "uniform_score", "score_noise")}
     assert all(isinstance(value, float) for value in scores.values())
     assert policy.search.score >= facts["uniform_score"]
-    assert policy.search.budget["trials"] == 20 + 3 * 3
+    assert policy.search.budget["trials"] in (20 + 3 * 2, 20 + 3 * 3)  # the luckiest may be a plain law
     assert policy.weights(planted()[0]).numpy()[wrong].sum() < 0.4  # never a law that is worse than uniform there
 
 
