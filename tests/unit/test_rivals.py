@@ -1,7 +1,7 @@
 """What holds for every pruner of another paper: the budget, the cut, training again, errors, warnings."""
 
 import copy
-import pickle
+import pickle  # noqa: TID251  (a pickled pruner is what the test is about)
 
 import pytest
 import torch
