@@ -195,8 +195,8 @@ class GatedEmbedding(_Gated, nn.Embedding):
     """`nn.Embedding` whose looked-up rows go through ``gate``; made by `install`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        self._count(input)
         rows = nn.Embedding.forward(self, input)
+        self._count(input)
         return self.gate(rows, input)  # type: ignore[no-any-return]
 
 

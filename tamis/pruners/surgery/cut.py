@@ -145,7 +145,18 @@ def prepare_cut(
     optimizer: OptimizerLike | None = None,
     project: bool = False,
 ) -> Cut:
-    """Check everything that could go wrong in `cut`, whose arguments and errors these are; nothing is changed."""
+    """Check everything that could go wrong in `cut`; nothing is changed.
+
+    Args:
+        model: as for `cut`, and so are the others.
+        kept: table -> what remains.
+        consumers: linear layer -> what it reads.
+        optimizer: whose state goes with the parameters.
+        project: cut layers behind the tables by projection.
+
+    Raises:
+        TypeError, ValueError: as `cut`.
+    """
     optimizers = unwrap_optimizers(optimizer)
     check_model(model)
     selections = {path: as_selection(f"kept[{path!r}]", what) for path, what in kept.items()}
