@@ -63,13 +63,15 @@ class FramePolicy(Policy):
         thumbnail: (height, width) of the policy's own encoder, (0, 0) if the features come from the user's.
         neighbours: of the policy's own encoder.
         centred: of the policy's own encoder.
+        piece: of the policy's own encoder, see `PixelEncoder`.
+        context: of the policy's own encoder.
         weights: of the map, by parameter.
         scale: ``mean`` and ``std``, float32 [d], of the features.
         encoder: ``mean`` and ``components`` of the policy's own encoder; empty for the user's.
         profile: float32 [100], share of the searched frames (stage 1) in each hundredth of their clips.
     """
 
-    schema = 2  # 1 had no ``centred``
+    schema = 3  # 1 had no ``centred``, 2 no ``piece`` and ``context``
 
     num_frames: int
     feature_size: int
@@ -81,6 +83,8 @@ class FramePolicy(Policy):
     thumbnail: tuple[int, int] = (0, 0)
     neighbours: int = 0
     centred: bool = False
+    piece: tuple[int, int] = (0, 0)
+    context: tuple[int, ...] = ()
     weights: dict[str, torch.Tensor]
     scale: dict[str, torch.Tensor]
     encoder: dict[str, torch.Tensor]
@@ -113,7 +117,7 @@ class FramePolicy(Policy):
     def migrate(
         cls, spec: dict[str, Any], tensors: dict[str, torch.Tensor], schema: int
     ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        return {**spec, "centred": False}, tensors
+        return {"centred": False, "piece": [0, 0], "context": [], **spec}, tensors
 
     def build_map(self) -> torch.nn.Module:
         """The mapping network with its weights, in eval mode."""
@@ -133,7 +137,7 @@ class FramePolicy(Policy):
         if not self.encoder:
             return None
         mean, components = self.encoder["mean"], self.encoder["components"]
-        return PixelEncoder(self.thumbnail, mean, components, self.neighbours, self.centred)
+        return PixelEncoder(self.thumbnail, mean, components, self.neighbours, self.centred, self.piece, self.context)
 
     def selector(self, *, distinct: bool = False) -> SearchedFrames:
         """What `FrameSelectionCollator` uses; ``distinct`` as `SearchedFrames`."""
@@ -173,6 +177,7 @@ class FramePolicy(Policy):
         """What the policy says: its features, its map, where in a clip the best frames lie."""
         peak = int(self.profile.argmax())
         own = f"thumbnails {self.thumbnail[0]}x{self.thumbnail[1]}" if self.encoder else "an encoder of yours"
+        own = f"the liveliest {self.piece[0]}x{self.piece[1]} of {own}" if any(self.piece) else own
         own += " less the clip's mean" if self.centred else ""
         waves = f", with {self.time_waves} waves of time" if self.time_waves else ""
         work = f"map: {self.map} of width {self.width}; then at most {self.budget:,} evaluations a clip"
