@@ -44,7 +44,9 @@ from tamis.transforms.frames.encoder import PixelEncoder
 from tamis.transforms.frames.map import MAPS, make_map
 from tamis.transforms.frames.selectors import ClipView, FrameSelector
 
-__all__ = ["FramePolicy", "SearchedFrames", "clip_features"]
+__all__ = ["MOST_EVALUATIONS", "FramePolicy", "SearchedFrames", "clip_features"]
+
+MOST_EVALUATIONS = 1_000_000  # a clip: what a loaded policy may cost is bounded
 
 
 @register_policy("frames")
@@ -91,8 +93,9 @@ class FramePolicy(Policy):
     profile: torch.Tensor
 
     def __post_init__(self) -> None:
-        for name, low in (("num_frames", 1), ("feature_size", 1), ("time_waves", 0), ("budget", 2)):
+        for name, low in (("num_frames", 1), ("feature_size", 1), ("time_waves", 0)):
             check_int(name, getattr(self, name), low=low)
+        check_int("budget", self.budget, low=2, high=MOST_EVALUATIONS)
         check_range("time_weight", self.time_weight, low=0.0)
         check_choice("map", self.map, MAPS)
         if self.scale.keys() != {"mean", "std"} or any(
@@ -121,7 +124,8 @@ class FramePolicy(Policy):
 
     def build_map(self) -> torch.nn.Module:
         """The mapping network with its weights, in eval mode."""
-        network = make_map(self.map, self.feature_size + 2 * self.time_waves, self.width, seed=0)
+        with torch.device("meta"):  # the sizes are what a file says: nothing is allocated before they fit its tensors
+            network = make_map(self.map, self.feature_size + 2 * self.time_waves, self.width, seed=0)
         wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         given = {name: tuple(tensor.shape) for name, tensor in self.weights.items()}
         if wanted != given:
@@ -129,7 +133,7 @@ class FramePolicy(Policy):
             raise ValueError(f"weights[{wrong!r}]: must be {wanted.get(wrong)}, got {given.get(wrong)}")
         if not all(bool(torch.isfinite(tensor).all()) for tensor in self.weights.values()):
             raise ValueError("weights: must be finite")
-        network.load_state_dict(self.weights)
+        network.load_state_dict({name: tensor.float().clone() for name, tensor in self.weights.items()}, assign=True)
         return network.eval().requires_grad_(False)
 
     def pixel_encoder(self) -> PixelEncoder | None:
