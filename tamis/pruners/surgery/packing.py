@@ -89,9 +89,13 @@ def unpack_rows(packed: Tensor, bits: int, width: int) -> Tensor:
 
 
 def unpack_codes(packed: Tensor, bits: int) -> Tensor:
-    """The numbers in each byte, low bits first: uint8 [..., b] -> uint8 [..., b x 8 / bits]."""
+    """The numbers in each byte, low bits first: uint8 [..., b] -> uint8 (float32 in an export) [..., b x 8 / bits]."""
     if bits == 8:
         return packed
+    if _is_exporting():  # arithmetic, which every runtime has
+        steps = torch.tensor([2.0**shift for shift in range(0, 8, bits)], device=packed.device)
+        whole = torch.floor(packed.float()[..., None] / steps)
+        return (whole - torch.floor(whole / 2**bits) * 2**bits).flatten(-2)
     shifts = torch.arange(0, 8, bits, device=packed.device, dtype=torch.uint8)
     codes: Tensor = (packed[..., None] >> shifts) & (2**bits - 1)
     return codes.flatten(-2)
@@ -99,8 +103,35 @@ def unpack_codes(packed: Tensor, bits: int) -> Tensor:
 
 def scales_of(tail: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Scale and bias, float32 [..., 1] each, from the bytes that hold them, uint8 [..., `scale_bytes`]."""
+    if _is_exporting():
+        half = scale_bytes(bits) // 2
+        return _floats(tail[..., :half]), _floats(tail[..., half:])
     both = tail.contiguous().view(torch.float32 if bits == 8 else torch.float16).float()
     return both[..., :1], both[..., 1:]
+
+
+def _floats(raw: Tensor) -> Tensor:
+    """Float numbers from their bytes, the least first, by arithmetic: exporters know no reinterpretation of bits.
+
+    Args:
+        raw: uint8 [..., 2] for float16, [..., 4] for float32; no infinity, no NaN.
+
+    Returns:
+        float32 [..., 1]
+    """
+    *low, second, top = raw.float().unbind(-1)
+    high = top * 256 + second
+    inside, digits, bias = (7, 23, 127) if low else (10, 10, 15)  # mantissa's bits in ``high``, in all; exponent's bias
+    sign = torch.floor(high / 2**15)
+    rest = high - sign * 2**15
+    exponent = torch.floor(rest / 2**inside)
+    mantissa = rest - exponent * 2**inside
+    for byte in reversed(low):
+        mantissa = mantissa * 256 + byte
+    normal = exponent > 0
+    scaled = torch.where(normal, mantissa + 2.0**digits, mantissa)
+    power = torch.pow(2.0, torch.where(normal, exponent, 1.0) - (bias + digits))
+    return ((1 - 2 * sign) * scaled * power)[..., None]
 
 
 def pack_values(values: Tensor, counts: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -184,8 +215,14 @@ def pooled_rows(
 
 def _has_operator(packed: Tensor) -> bool:
     """Eager on a CPU. Compilers and exporters see plain operations instead."""
+    return packed.device.type == "cpu" and not torch.compiler.is_compiling() and not _is_exporting()
+
+
+def _is_exporting() -> bool:
+    """While `torch.export`, `torch.onnx.export` or `torch.jit.trace` looks at the model."""
     tracing: Any = torch.jit
-    return packed.device.type == "cpu" and not torch.compiler.is_compiling() and not tracing.is_tracing()
+    exporting = getattr(torch.compiler, "is_exporting", torch.onnx.is_in_onnx_export)  # from torch 2.7 on
+    return bool(tracing.is_tracing() or exporting() or torch.onnx.is_in_onnx_export())
 
 
 def _op(bits: int, what: str) -> Any:

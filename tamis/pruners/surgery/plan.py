@@ -27,6 +27,7 @@ from tamis.pruners.surgery.packing import check_stored
 from tamis.pruners.surgery.perform import finish, narrow_tables
 from tamis.pruners.surgery.quantized import Quantized
 from tamis.pruners.surgery.store import store_tables, stored_bytes
+from tamis.pruners.surgery.torchrec import as_objects, table_configs
 
 __all__ = ["BUFFER", "FORMS", "PruningPlan", "TableCut", "selection_fields"]
 
@@ -206,6 +207,23 @@ class PruningPlan(Policy):
         table = self.tables[path]
         mean = self.selection(path).values(table.rows) / table.rows
         return f"{mean:g}/{table.dim}" if mean == int(mean) else f"{mean:.1f}/{table.dim}"
+
+    def to_torchrec(self, *, objects: bool = False) -> dict[str, Any]:
+        """The tables that are left as TorchRec describes them, by module path.
+
+        The keys are the arguments of ``torchrec.EmbeddingBagConfig``; ``embedding_dim`` is the number of columns that
+        are left, ``data_type`` one of FP32, FP16, INT8, INT4, INT2, and names have ``_`` for a dot. A table without
+        columns is left out. fbgemm's kernels want widths that are multiples of 4.
+
+        Args:
+            objects: make the config objects themselves.
+
+        Raises:
+            PolicyError: a table keeps blocks or single values, or has 8-byte numbers.
+            ImportError: ``objects``, and torchrec does not load.
+        """
+        configs = table_configs(self)
+        return as_objects(configs) if objects else configs
 
     def draw(self, figure: Figure) -> None:
         """Bars: kept dimensions per table (the mean over its rows), before it the full width in grey."""
