@@ -19,7 +19,7 @@ from tamis.core.errors import PolicyError
 from tamis.core.types import Figure
 from tamis.policy.base import Policy, register_policy
 from tamis.pruners.gates import GatedEmbedding, GatedEmbeddingBag
-from tamis.pruners.selection import Part, Selection, check_index, union_of_columns
+from tamis.pruners.selection import Part, Selection, check_index, rows_by_number, union_of_columns
 from tamis.pruners.surgery import embedded
 from tamis.pruners.surgery.blocks import index_bytes
 from tamis.pruners.surgery.narrow import embedding_modules
@@ -135,10 +135,9 @@ class PruningPlan(Policy):
             return Selection(mask=self.masks[path])
         if path in self.parts:
             part, columns = self.parts[path], self.part_columns[path]
+            groups = rows_by_number(part, len(columns))
             return Selection(
-                parts=tuple(
-                    Part((part == number).nonzero()[:, 0], kept.nonzero()[:, 0]) for number, kept in enumerate(columns)
-                )
+                parts=tuple(Part(rows, kept.nonzero()[:, 0]) for rows, kept in zip(groups, columns, strict=True))
             )
         return Selection.columns(self.kept[path])
 
