@@ -109,6 +109,11 @@ class PruningCallback(ComponentCallback):
     def _open_validation(self, args: Any, loader: Any) -> None:
         if self.validation is None:
             return
+        if loader.dataset is self.validation:
+            raise TamisError(
+                "validation: is the training data set itself, on which every gate looks useful; give rows that are not "
+                "trained on: train, validation = torch.utils.data.random_split(dataset, [0.9, 0.1])"
+            )
         options: dict[str, Any] = {"batch_size": args.per_device_train_batch_size, "collate": loader.collate_fn}
         wanted = {"validation": self.validation} | ({"training": loader.dataset} if self.component.trains else {})
         for name, dataset in wanted.items():
