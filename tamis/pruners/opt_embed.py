@@ -2,9 +2,9 @@
 
 F. Lyu, X. Tang, H. Zhu, H. Guo, Y. Zhang, R. Tang, X. Liu, "OptEmbed: Learning Optimal Embedding Table for
 Click-through Rate Prediction", CIKM 2022, arXiv:2208.04482. Three stages: (1) the super-net is trained: a row is
-there if |e|_1 > t of its table, with a surrogate gradient for the step, loss + alpha x sum of exp(-t); for every sample each field keeps a
-random prefix of its columns; (2) evolution over the widths on validation data; (3) the model of these rows and widths
-is trained again from the first weights.
+there if |e|_1 > t of its table, with a surrogate gradient for the step, loss + alpha x sum of exp(-t); for every
+sample each field keeps a random prefix of its columns; (2) evolution over the widths on validation data; (3) the
+model of these rows and widths is trained again from the first weights.
 
 Facts of the authors' code: Adam on t with lr and alpha of 3e-4; t starts at 0; the step's surrogate slope is
 2 - 4|x| for |x| < 0.4, 0.4 up to 1, then 0 (`long_tailed`); populations of 10 mutations and 10 crossovers,

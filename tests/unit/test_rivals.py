@@ -1,7 +1,7 @@
 """What holds for every pruner of another paper: the budget, the cut, training again, errors, warnings."""
 
 import copy
-import pickle
+import pickle  # noqa: TID251 -- what spawned workers do with a model
 
 import pytest
 import torch
