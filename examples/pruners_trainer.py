@@ -10,28 +10,16 @@ from ctr_models import DeepFM
 from tabular import Table, collate, load_table
 from transformers import Trainer, TrainingArguments
 
-from tamis import pruners
+import tamis.pruners
 from tamis.callbacks import PruningCallback
 
-NAMES = (
-    "L1Gates",
-    "MDE",
-    "SSEDS",
-    "HAM",
-    "PEP",
-    "DeepLight",
-    "AutoDim",
-    "OptEmbed",
-    "LPFS",
-    "AutoField",
-    "OptFS",
-    "DNIS",
-)
+COLUMNS = ("L1Gates", "MDE", "SSEDS", "HAM", "AutoDim", "DimReg")
+OTHERS = ("DNIS", "OptEmbed", "OptFS", "PEP", "DeepLight", "LPFS", "AutoField")  # blocks, rows, values, whole tables
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pruner", default="PEP", choices=NAMES)
+    parser.add_argument("--pruner", default="PEP", choices=COLUMNS + OTHERS)
     parser.add_argument("--size", type=float, default=0.4, help="share of the tables' bytes that remains")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--out", default="runs/pruners_trainer")
@@ -57,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
 
     model = DeepFM(sizes, dim=16, hidden=(32,))
     start = copy.deepcopy(model)  # what a method with retrain="rewind" goes back to
-    pruner = getattr(pruners, args.pruner)(model, size=args.size)
+    pruner = getattr(tamis.pruners, args.pruner)(model, size=args.size)
     learns = {"validation": validation} if pruner.validates else {}
     trainer = trainer_of(model, callbacks=[PruningCallback(pruner, **learns)])
     trainer.train()
@@ -68,9 +56,8 @@ def main(argv: list[str] | None = None) -> None:
         trainer = trainer_of(pruner.restart(fresh))
         trainer.train()
     loss = trainer.evaluate()["eval_loss"]
-    print(
-        f"{args.pruner}: test loss {loss:.4f} with {pruner.report.bytes_after:,} of {pruner.report.bytes_before:,} bytes"
-    )
+    before, after = pruner.report.bytes_before, pruner.report.bytes_after
+    print(f"{args.pruner}: test loss {loss:.4f} with {after:,} of {before:,} bytes")
 
 
 if __name__ == "__main__":
