@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,24 @@ class League:
         return arms | {name: (lambda name=name: self.prune(name, size)) for name in (*METHODS, "DNIS", "DimReg")}
 
 
+def summary(runs: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:
+    """Size -> method -> means over its seeds, and over the shared seeds its test AUC minus the uniform width's."""
+    table: dict[str, dict[str, Any]] = {}
+    for key, seeds in runs.items():
+        name, _, size = key.rpartition(" ")
+        uniform = runs.get(f"uniform {size}", {})
+        shared = [seed for seed in seeds if seed in uniform]
+        gaps = [seeds[seed]["test"] - uniform[seed]["test"] for seed in shared]
+        table.setdefault(size if name else "all", {})[name or key] = {
+            "seeds": len(seeds),
+            "share of bytes": mean(run["share"] for run in seeds.values()),
+            "test AUC": mean(run["test"] for run in seeds.values()),
+            "minus uniform": mean(gaps) if gaps and name != "uniform" else None,
+            "epochs": mean(run["epochs"] for run in seeds.values()),
+        }
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--set", default="frappe", choices=list(PLANS))
@@ -172,7 +191,9 @@ def main() -> None:
             "epochs": args.epochs or PLANS[args.set].epochs,
             "changes": CHANGES,
             "versions": {"tamis": tamis.__version__, "torch": torch.__version__},
+            "seeds": [],
             "figures": {},
+            "runs": {},
         }
     )
     for seed in args.seeds:
@@ -181,17 +202,18 @@ def main() -> None:
         for size in args.sizes:
             for name, run in (whole | league.arms(size)).items():
                 key = name if name == "full" else f"{name} {size:g}"
-                if str(seed) in result["figures"].get(key, {}) or (args.only and name not in args.only):
+                if str(seed) in result["runs"].get(key, {}) or (args.only and name not in args.only):
                     continue
                 done, share, samples = run()
                 figures = {
                     "test": round(done.test, 5),
-                    "validation": round(max(done.validation), 5),
+                    "validation": round(done.validation[done.best], 5),
                     "share": round(share, 5),
                     "epochs": round(samples / len(league.data.train[0]), 2),
                     "seconds": round(done.seconds, 1),
                 }
-                result["figures"].setdefault(key, {})[str(seed)] = figures
+                result["runs"].setdefault(key, {})[str(seed)] = figures
+                result["figures"], result["seeds"] = summary(result["runs"]), sorted({*result["seeds"], seed})
                 print(
                     f"{time.time() - started:6.0f} s  seed {seed}  {key:18} {share:7.2%}  {done.test:.4f}", flush=True
                 )

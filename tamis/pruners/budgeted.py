@@ -17,6 +17,7 @@ from tamis.core.types import JsonState
 from tamis.pruners.base import Pruner, Step
 from tamis.pruners.budget import Budget, split_by_budget
 from tamis.pruners.gates import gate_of
+from tamis.pruners.surgery.narrow import used_elsewhere
 from tamis.pruners.tables import Table
 
 __all__ = ["BudgetedPruner", "best_columns", "best_tables", "gate_gradients"]
@@ -114,6 +115,19 @@ class BudgetedPruner(Pruner):
 
     def wake(self) -> None:
         """Bring the gates into the mode of the step that comes next; called after every change of state."""
+
+    def refuse_tied_heads(self) -> None:
+        """For methods that keep rows or values.
+
+        Raises:
+            ValueError: a table is the weight of another layer too.
+        """
+        for table in self.tables:
+            if used_elsewhere(self.model, table.modules):
+                raise ValueError(
+                    f"tables: {table.field!r} is also the weight of another layer (a tied output head), which keeps "
+                    "the full tensor, so the model would grow; untie it, or name the other tables in tables="
+                )
 
     # ---- the decision
 
