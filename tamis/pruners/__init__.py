@@ -23,6 +23,8 @@ from tamis.pruners.surgery.cut import cut
 from tamis.pruners.surgery.load import load_pruned
 from tamis.pruners.surgery.narrow import NarrowEmbedding
 from tamis.pruners.surgery.plan import PruningPlan
+from tamis.pruners.surgery.quantize import quantize_embeddings
+from tamis.pruners.surgery.quantized import QuantizedEmbedding, QuantizedEmbeddingBag
 from tamis.pruners.surgery.report import PruningReport
 from tamis.pruners.tables import Table, find_tables
 
@@ -63,6 +65,8 @@ __all__ = [
     "Pruner",
     "PruningPlan",
     "PruningReport",
+    "QuantizedEmbedding",
+    "QuantizedEmbeddingBag",
     "Regularizer",
     "SSEDSConfig",
     "Selection",
@@ -73,5 +77,6 @@ __all__ = [
     "cut",
     "find_tables",
     "load_pruned",
+    "quantize_embeddings",
     "split_by_budget",
 ]

@@ -297,7 +297,7 @@ def finite(name: str, grads: list[Tensor], step: Step) -> list[Tensor]:
 def best_columns(scores: Sequence[Tensor], tables: Sequence[Table], budget: Budget, power: float = 0.0) -> list[Tensor]:
     """The columns with the largest score x cost ** -power that the budget holds.
 
-    A table keeps at most as many columns as it has rows: more cannot hold more.
+    A table keeps at most as many columns as its rank can be (`Table.rank`).
 
     Args:
         scores: per table [d], larger is better.
@@ -315,8 +315,8 @@ def best_columns(scores: Sequence[Tensor], tables: Sequence[Table], budget: Budg
         price = torch.full(score.shape, cost, dtype=torch.float64)
         low = min(float(s.min()) for s in scores)
         worth = (score.double().cpu() - min(low, 0.0)) * cost ** (1 - power)
-        flat.append(torch.where(rank.cpu() < table.rows, worth, -1.0))
-        prices.append(torch.where(rank.cpu() < table.rows, price, float("inf")))
+        flat.append(torch.where(rank.cpu() < table.rank, worth, -1.0))
+        prices.append(torch.where(rank.cpu() < table.rank, price, float("inf")))
     keep = split_by_budget(torch.cat(flat), torch.cat(prices), total)
     parts = torch.split(keep, [len(score) for score in scores])
     return [part.to(score.device) for part, score in zip(parts, scores, strict=True)]

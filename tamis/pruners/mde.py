@@ -31,6 +31,7 @@ from tamis.pruners.budget import Budget
 from tamis.pruners.selection import Selection
 from tamis.pruners.surgery.cut import cut
 from tamis.pruners.surgery.plan import PruningPlan
+from tamis.pruners.surgery.quantize import quantize_embeddings
 from tamis.pruners.surgery.report import PruningReport
 from tamis.pruners.tables import Table, find_tables
 
@@ -166,8 +167,9 @@ class MDE(Pruner):
         consumers: Mapping[str, list[str | int]] | None = None,
         example_inputs: Batch | None = None,
         project: bool = False,
+        quantize: str | None = None,
     ) -> PruningPlan:
-        """The plan of the cut that was made when the pruner was; the arguments are those of every pruner, not used.
+        """The plan of the cut that was made with the pruner; ``quantize`` as for every pruner, the rest is not used.
 
         Raises:
             RuntimeError: called before.
@@ -177,6 +179,8 @@ class MDE(Pruner):
             raise RuntimeError("MDE.prune(): the model is cut already; make a new MDE of a new model")
         if self.plan is None:
             raise ValueError(f"MDE.prune(): {self.budget} holds every width, so nothing was cut; give a smaller budget")
+        if quantize is not None:
+            self.plan = quantize_embeddings(self.model, quantize, tables=list(self.plan.tables))
         paths = {table.field: table.paths[0] for table in self.tables if table.paths[0] in self.plan.tables}
         self.report = PruningReport(self.plan, paths, 0.0, None, ("built narrow before the training",))
         return self.plan

@@ -7,7 +7,7 @@ from tamis.search.frames import FramesConfig, MapConfig, search_frames
 from tamis.search.journal import Journal
 from tamis.search.label_aware import LabelAwareConfig, carry_policy, search_label_aware
 from tamis.search.run import SearchConfig, SearchRun, adjustable
-from tamis.search.swift import SwiftConfig, search_swift
+from tamis.search.swift import SwiftConfig, TrimConfig, search_swift, search_trim
 
 __all__ = [
     "AgentConfig",
@@ -21,6 +21,7 @@ __all__ = [
     "SearchConfig",
     "SearchRun",
     "SwiftConfig",
+    "TrimConfig",
     "UpdateConfig",
     "adjustable",
     "carry_policy",
@@ -28,4 +29,5 @@ __all__ = [
     "search_frames",
     "search_label_aware",
     "search_swift",
+    "search_trim",
 ]

@@ -15,9 +15,10 @@ from tamis.transforms.frames.selectors import (
     UniformFrames,
 )
 from tamis.transforms.frames.video import VideoError, open_video
-from tamis.transforms.images import OPERATIONS, apply_operations
+from tamis.transforms.images import OPERATIONS, add_operation, apply_operations, make_menu
 from tamis.transforms.label_aware.augment import LabelAwareAugment
 from tamis.transforms.label_aware.data import LabelAwareDataset
+from tamis.transforms.label_aware.menu_policy import MenuPolicy
 from tamis.transforms.label_aware.policy import LabelAwarePolicy
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "LabelAwareAugment",
     "LabelAwareDataset",
     "LabelAwarePolicy",
+    "MenuPolicy",
     "PairwiseFrames",
     "PixelEncoder",
     "RandomFrames",
@@ -39,6 +41,8 @@ __all__ = [
     "SegmentFrames",
     "UniformFrames",
     "VideoError",
+    "add_operation",
     "apply_operations",
+    "make_menu",
     "open_video",
 ]

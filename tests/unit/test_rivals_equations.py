@@ -50,7 +50,7 @@ def test_the_best_columns_are_the_reference(data, power: float, share: float, pa
         assert [part.tolist() for part in found] == wanted
 
 
-def test_a_table_keeps_no_more_columns_than_it_has_rows() -> None:
+def test_a_table_keeps_no_more_columns_than_its_rank() -> None:
     tables = find_tables(Tables([(2, 8), (50, 8)]))
     found = best_columns([torch.ones(8) * 5, torch.ones(8)], tables, Budget(size=0.9))
     assert [int(part.sum()) for part in found] == [2, 7]

@@ -208,7 +208,7 @@ def test_opt_embed_scores_a_population_and_finds_the_width_that_matters() -> Non
     for _ in range(STEPS):
         pruner.penalty()
         pruner.step(validation_loss=lambda: calls.append(1) or _price(pruner))
-    assert len(calls) == 10 * 8
+    assert len(calls) == 1 + 10 * 8  # the first says whether it is a loss at all
     assert pruner._best[0] == 1  # as narrow as can be, by the price below
     assert int(gate_of(pruner.tables[0]).width) == 8  # the super-net is whole again
     assert QUICK["OptEmbed"]

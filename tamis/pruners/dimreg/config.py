@@ -102,9 +102,9 @@ class DimRegConfig(_Common):
         split: the old way to choose: ``"mean"`` makes a `ThesisConfig`. Leave it out.
     """
 
-    warm_up: float = 0.05
-    decide_by: float = 0.4
-    closing: float = 0.05
+    warm_up: float = 0.3
+    decide_by: float = 0.33
+    closing: float = 0.01
     memory: float = 0.99
     split: InitVar[str] = "budget"
 

@@ -21,6 +21,9 @@ With S = 4 and N = 2 these are the paper's 10 parameters.
 most the mass of one bin; cdf tables keep 65,536 quantiles, off by at most 1/65,536. Eq. (3), the Lipschitz bound,
 is not promised: empirical cdf and cgf are step functions.
 
+A further one, ours: ``balance`` multiplies the law by a power of the class' frequency, which no law over loss and
+entropy can express; at 0, its default, the law is the paper's.
+
 **Unstated** in the paper, and chosen here: all gradients zero gives T = cdf (with a warning); a law that is zero on
 all samples, or the same on all, gives uniform probabilities (with `NoEffectWarning`).
 """
@@ -51,14 +54,18 @@ class SwiftLaw:
         knots: e_1..e_{S-1}, increasing, in [0, 1].
         heights: v_0..v_S, in [0, 1].
         transform: T, ``"cgf"`` (Eq. 10) or ``"cdf"`` (the paper's ablation: every sample counts the same).
+        balance: ours, in [0, 1]: the law is multiplied by (frequency of the sample's class) ** -balance; 1 on a flat
+            law draws all classes equally often. Needs a column ``class_frequency``.
     """
 
     coefficients: tuple[float, ...]
     knots: tuple[float, ...]
     heights: tuple[float, ...]
     transform: str = "cgf"
+    balance: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "balance", check_range("balance", self.balance, low=0, high=1))
         check_choice("transform", self.transform, ("cgf", "cdf"))
         for name, low in (("coefficients", -1.0), ("knots", 0.0), ("heights", 0.0)):
             values = tuple(check_range(f"{name}[{i}]", v, low=low, high=1.0) for i, v in enumerate(getattr(self, name)))
@@ -224,6 +231,40 @@ def scores(cdfs: list[np.ndarray], law: SwiftLaw, transform: Steps | BinnedSteps
         positions = transform.positions(aggregate([f[part] for f in cdfs], law.coefficients))
         np.take(table, positions, out=tau[part], mode="clip")  # none is out of range; "clip" saves a copy
     return tau
+
+
+def balanced(tau: np.ndarray, law: SwiftLaw, frequency: np.ndarray | None) -> np.ndarray:
+    """``tau`` times frequency ** -balance, our addition to Eq. (5): float64 [n], >= 0.
+
+    Args:
+        tau: the law, [n].
+        law: gives the exponent.
+        frequency: share of each sample's class in the data, [n] in (0, 1]; None: there is no such column.
+
+    Raises:
+        KeyError: the law balances and there is no frequency.
+        ValueError: a frequency outside of (0, 1].
+    """
+    if not law.balance:
+        return tau
+    if frequency is None:
+        raise KeyError(
+            "features 'class_frequency' is missing, by which the law balances: add it with "
+            "features.with_columns({'class_frequency': class_frequency(labels)})"
+        )
+    check_frequency(frequency)
+    weighed: np.ndarray = tau * frequency.astype(np.float64) ** -law.balance
+    return weighed
+
+
+def check_frequency(frequency: np.ndarray) -> None:
+    """Raise `ValueError`, with the sample, unless all of ``frequency`` [n] lie in (0, 1]."""
+    bad = np.flatnonzero(~((frequency > 0) & (frequency <= 1)))
+    if len(bad):
+        raise ValueError(
+            f"class_frequency[{bad[0]}]={frequency[bad[0]]}: must lie in (0, 1], the class' share of the data; take it "
+            "with class_frequency(labels)"
+        )
 
 
 def probabilities(tau: np.ndarray) -> np.ndarray:

@@ -155,7 +155,7 @@ class WeightedSampler(StatefulSampler):
         self._check_enough(checked)
         if len(checked.array) > 1 and checked.array.min() == checked.peak:
             warnings.warn(
-                f"WeightedSampler: all {len(checked.array)} weights are equal, so the draws are uniform; "
+                f"{type(self).__name__}: all {len(checked.array)} weights are equal, so the draws are uniform; "
                 "use torch's RandomSampler, or give weights that differ",
                 NoEffectWarning,
                 stacklevel=2,

@@ -122,7 +122,14 @@ class PixelEncoder:
 
 
 def thumbnails(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Grey values in [0, 1]: uint8 [m, 3, h, w] -> float32 [m, h w].
+    """Grey values in [0, 1].
+
+    Args:
+        frames: [m, 3, h, w] uint8.
+        size: (h, w).
+
+    Returns:
+        [m, h w] float32.
 
     Raises:
         ValueError: frames of another size.
