@@ -5,7 +5,7 @@ from tamis.optimizers.predictor import PredictorConfig
 from tamis.search.curriculum import AgentConfig, CurriculumConfig, UpdateConfig, search_curriculum
 from tamis.search.frames import FramesConfig, MapConfig, search_frames
 from tamis.search.journal import Journal
-from tamis.search.label_aware import LabelAwareConfig, carry_policy, search_label_aware
+from tamis.search.label_aware import LabelAwareConfig, VetoConfig, carry_policy, search_label_aware
 from tamis.search.run import SearchConfig, SearchRun, adjustable
 from tamis.search.swift import SwiftConfig, search_swift
 
@@ -22,6 +22,7 @@ __all__ = [
     "SearchRun",
     "SwiftConfig",
     "UpdateConfig",
+    "VetoConfig",
     "adjustable",
     "carry_policy",
     "search_curriculum",
