@@ -175,8 +175,15 @@ def _judges(menu: Menu, known: frozenset[str], folds: int, can_fit: bool) -> lis
 
 def _without(menu: Menu, names: tuple[str, ...], config: VetoConfig, groups: tuple[str, ...]) -> LabelAwareAugment:
     """The base's own operations but for some groups, the same for every class."""
+    own = {entry.group for entry in menu.entries[: menu.own]}
     return LabelAwareAugment(
-        MenuPolicy.plain(names, config.base, without=groups, operations=config.operations, magnitude=config.magnitude),
+        MenuPolicy.plain(
+            names,
+            config.base,
+            without=[group for group in groups if group in own],
+            operations=config.operations,
+            magnitude=config.magnitude,
+        ),
         seed=config.seed,
     )
 
