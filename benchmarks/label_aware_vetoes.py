@@ -13,8 +13,8 @@ the three turns applied with chance 0.5 each, as pipelines have their flips ("ch
   for half of the epochs, and judges the other half: 0.5 trainings, and its passes. All other arms train for as many
   epochs more.
 
-Nothing was tuned on the seeds reported here (10 and up for the settings' first look: 0 and 1). JSON is written as it
-goes, seeds that are there already are kept.
+Settings were looked at on seeds 0 and 1, the reported ones (10 and up) tuned nothing. JSON is written as it goes,
+seeds that are there already are kept.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def right_and_wrong(policy: MenuPolicy, names: tuple[str, ...]) -> dict[str, int
 
 def one_seed(seed: int, folder: Path, images: int, epochs: int, chance: bool) -> dict[str, Any]:
     """All arms of one seed."""
-    part, test = glyphs(folder, images, seed, 8000)
+    part, test = glyphs(folder, images, seed, 4000)
     add: Any = {"HorizontalFlip": 0.5, "VerticalFlip": 0.5, "HalfTurn": 0.5} if chance else list(STAYS)
     menu = MenuPolicy.plain(NAMES, add=add)
     without = MenuPolicy.plain(NAMES, without=() if chance else ("inversion",))
@@ -141,9 +141,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with glyphs/glyphs.parquet")
     parser.add_argument("--images", type=int, default=300)
-    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--chance", action="store_true", help="flips and turns with chance 0.5 each, no inversion")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10, 20)))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10, 14)))
     parser.add_argument("--quick", action="store_true", help="one seed, few epochs")
     args = parser.parse_args()
     if not (args.data / "glyphs" / "glyphs.parquet").exists():
@@ -158,7 +158,7 @@ def main() -> None:
             runs[seed] = one_seed(int(seed), args.data, args.images, epochs, args.chance)
         first = next(iter(runs.values()))
         write(name, {
-            "seeds": sorted(map(int, runs)), "data": f"glyphs, {args.images} training images, 8,000 test images",
+            "seeds": sorted(map(int, runs)), "data": f"glyphs, {args.images} training images, 4,000 test images",
             "budget": {"epochs": epochs, "epochs of the others": first["epochs"]["others"],
                        "sample_forwards of the search": first["search's sample_forwards"]},
             "figures": {**gains(runs, "vetoes found"), "vetoes of flips and turns": precision_and_recall(runs),

@@ -42,7 +42,7 @@ def search_label_aware(
     magnitude: int | None = None,
     levels: Sequence[float] | None = None,
     margin: float | None = None,
-    margin_added: float | None = None,
+    margin_unseen: float | None = None,
     false_discovery: float | None = None,
     shrinkage: float | None = None,
     prepare: Callable[[Tensor], Tensor] = scaled,
@@ -72,21 +72,22 @@ def search_label_aware(
             with the part that was held out from each.
         base: ``"randaugment"`` (default) or ``"trivialaugment"``: vetoes on that augmentation; ``"triples"``: the
             thesis' policy.
-        trained_with: what the model was trained with, because no model can judge that: ``"randaugment"``, names of
-            groups (``"geometry"``, ``"colour"``, ``"inversion"``, ``"flip"``, ``"erasing"``) or of operations; () for
-            none. Must be given with a base that has a menu.
+        trained_with: what the model was trained with, because that decides who may judge what: ``"randaugment"``,
+            names of groups (``"geometry"``, ``"colour"``, ``"inversion"``, ``"flip"``, ``"erasing"``) or of
+            operations; () for none. Must be given with a base that has a menu.
         add: operations beside the base's own, e.g. ``["HorizontalFlip", "HalfTurn"]``, which are drawn like these;
             or a mapping to the chance of being applied by itself, as pipelines have it: ``{"HorizontalFlip": 0.5}``.
-        fit: trains a judge for the groups that the model was trained with: ``fit(augment, fold, share)`` trains as
-            the model (the ``fold``-th) was trained, with another augmentation, for that share of the epochs, and
-            returns it. Without it these groups stay as the base has them.
+        fit: trains a judge without the groups that the model was trained with: ``fit(augment, fold, share)`` trains
+            as the model (the ``fold``-th) was trained, with another augmentation, for that share of the epochs, and
+            returns it. Needed to add an operation of a group that the model was trained with. Without it the
+            base's own operations are judged by the model itself.
         trainings: what all such judges may cost together, in trainings of the model; > 0.
         operations: drawn for an image, of RandAugment: 2.
         magnitude: of RandAugment, 0..30: 9.
         levels: shares of the magnitude that are judged: (1/3, 2/3, 1).
-        margin: share of its probability that a class may lose under one of the base's own operations, beyond the
-            classes that it suits best: 0.05.
-        margin_added: the same for an added operation, whatever it does to others: 0.2.
+        margin: share of its probability that a class may lose under an operation that its judge was trained with,
+            beyond the classes that it suits best: 0.1.
+        margin_unseen: the same where the judge was never trained with it; of an added operation all harm counts: 0.2.
         false_discovery: bound on the share of vetoes that are chance: 0.1.
         shrinkage: images' worth of trust that a class is not harmed: 5; for triples in the mean of all labels: 10.
         prepare: from uint8 [B, C, H, W] to the model's input, e.g. scaling and normalising.
@@ -124,7 +125,7 @@ def search_label_aware(
         "repeats": repeats, "candidates": None if candidates is None else tuple(candidates),
     }  # fmt: skip
     of_menus: dict[str, Any] = {
-        "operations": operations, "magnitude": magnitude, "margin": margin, "margin_added": margin_added,
+        "operations": operations, "magnitude": magnitude, "margin": margin, "margin_unseen": margin_unseen,
         "false_discovery": false_discovery, "levels": None if levels is None else tuple(map(float, levels)),
     }  # fmt: skip
     base = _base(base, of_triples)
@@ -144,7 +145,7 @@ def search_label_aware(
     _refuse(f"base={base!r}", of_triples)
     if trained_with is None:
         raise ValueError(
-            "trained_with: must say what the model was trained with, because no model can judge that: "
+            "trained_with: must say what the model was trained with, because that decides who may judge what: "
             "trained_with='randaugment', ['flip', 'colour'], or () for no augmentation"
         )
     chances = dict(add) if isinstance(add, Mapping) else dict.fromkeys([add] if isinstance(add, str) else add, 0.0)

@@ -1,12 +1,18 @@
 """Vetoes on a base augmentation: for each class, the operations that it must not get.
 
-A judge must never have been trained with what it judges: a net that was trained with mirrored 2s has learned that a
-mirrored 2 is a 2. So the operations are put into groups (geometry, colour, inversion, flips, ...), and a group is
-judged by the user's own model if that was trained without it; otherwise by a model that ``fit`` trains with the base
-but for that group. Geometry is left out alone, and all other groups together: two trainings, which share a budget of
-``trainings``. Added operations are in no training. Judges see only images that they were not trained on; with several
-models, each on its own part (the folds of a cross-validation), all images count. What they say is weighed in
-`evidence`.
+Operations are put into groups (geometry, colour, inversion, flips, ...), and who judges one depends on what the
+user's own model was trained with:
+
+- **an added operation** (a flip) is judged by a model that was never trained with its group: a net that was trained
+  with mirrored 2s has learned that a mirrored 2 is a 2. If the user's model was, ``fit`` must train one without.
+- **the base's own operations** are judged by the user's own model. Where it was trained with them, what a class still
+  loses is what training could not teach, beyond what other classes lose: an image of another class. With ``fit`` they
+  are judged as added ones are, by models that were trained with the base but for their group; that was measured to be
+  worse, because a judge dislikes whatever it has never seen, and more for some classes than for others.
+
+``fit`` trains at most two judges for each model: geometry is left out alone, and all other groups together; their cost
+is bounded by ``trainings``. Judges see only images that they were not trained on; with several models, each on its
+own part (the folds of a cross-validation), all images count. What they say is weighed in `evidence`.
 
 This is ours, not the thesis': the measured reasons are on the method's card.
 """
@@ -74,7 +80,9 @@ def search_vetoes(
 ) -> MenuPolicy:
     """`search_label_aware` on a base with a menu; arguments as there."""
     menu = config.menu
-    judges = _judges(menu, _groups_of(menu, trained_with), len(models), fit is not None)
+    known = _groups_of(menu, trained_with)
+    judges = _judges(menu, known, len(models), fit is not None)
+    familiar = frozenset(at for at in range(menu.own) if fit is None and menu.entries[at].group in known)
     fits = sum(bool(row.without) for row in judges)
     share = min(1.0, trainings * len(models) / (fits * max(1, len(models) - 1))) if fits else 0.0
     held = [
@@ -106,7 +114,7 @@ def search_vetoes(
             evaluate, lambda past, count: np.arange(len(judges))[:, None], trials=len(judges), initial=len(judges),
             spread=False, desc="judging operations",
         )  # fmt: skip
-        found = _weighed(menu, records, config)
+        found = _weighed(menu, records, config, familiar)
         passes = sum(len(held[row.fold]) * (1 + _passes(record)) for row, record in zip(judges, records, strict=True))
         info = run.info(
             float(np.mean([record["score"] for record in records])),
@@ -145,7 +153,7 @@ def _judges(menu: Menu, known: frozenset[str], folds: int, can_fit: bool) -> lis
     """Who judges what.
 
     Raises:
-        ValueError: nobody can judge an added operation, or any at all.
+        ValueError: nobody can judge an added operation.
     """
     columns = range(1, len(menu.entries))
     own = tuple(at for at in columns if menu.entries[at].group not in known)
@@ -158,13 +166,7 @@ def _judges(menu: Menu, known: frozenset[str], folds: int, can_fit: bool) -> lis
                 "trained_with says): it has learned not to mind; give fit=, a function that trains one without, or a "
                 "model trained without"
             )
-        if not own:
-            raise ValueError(
-                "nothing to judge: the model was trained with every group of the menu (so trained_with says), and a "
-                "model cannot judge what it was trained with; give fit=, a function that trains judges, or add= "
-                "operations that it was not trained with, e.g. add=['HorizontalFlip']"
-            )
-        others = []
+        own, others = tuple(columns), []
     rows = [_Judge(fold, (), own) for fold in range(folds) if own]
     for geometry in (True, False):
         mine = tuple(at for at in others if (menu.entries[at].group == "geometry") == geometry)
@@ -199,7 +201,9 @@ def _passes(record: Mapping[str, Any]) -> int:
     return sum(len(levels) for levels in record["seen"])
 
 
-def _weighed(menu: Menu, records: Sequence[Mapping[str, Any]], config: VetoConfig) -> dict[int, Verdict]:
+def _weighed(
+    menu: Menu, records: Sequence[Mapping[str, Any]], config: VetoConfig, familiar: frozenset[int]
+) -> dict[int, Verdict]:
     """The verdict on each column that was judged."""
     sums: dict[int, dict[str, np.ndarray]] = {}
     for record in records:
@@ -208,7 +212,7 @@ def _weighed(menu: Menu, records: Sequence[Mapping[str, Any]], config: VetoConfi
             sums[at] = {key: sums[at][key] + new[key] for key in _SUMS} if at in sums else new
     return {
         at: judge(
-            Sums(**parts), margin=config.margin if at < menu.own else config.margin_added, relative=at < menu.own,
+            Sums(**parts), margin=config.margin if at in familiar else config.margin_unseen, relative=at < menu.own,
             shrinkage=config.shrinkage,
         )
         for at, parts in sorted(sums.items())
