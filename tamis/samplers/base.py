@@ -72,6 +72,22 @@ class StatefulSampler(Sampler[int]):
         """Let the next `iter`, and only that one, start at ``position`` (0 <= position <= len)."""
         self._start = check_int("position", position, low=0, high=len(self))
 
+    def logs(self) -> dict[str, float]:
+        """Scalars for a trainer's log: ``tamis/distinct``, the share of distinct samples among the epoch's draws.
+
+        Where the sampler knows the size of its data; the order is gone through once an epoch.
+        """
+        size = self.data_size
+        if size is None:
+            return {}
+        known = getattr(self, "_distinct", None)
+        if known is None or known[0] != self.epoch:
+            seen = np.zeros(size, bool)
+            for part in self.indices(self.epoch, 0):
+                seen[part] = True
+            known = self._distinct = (self.epoch, float(seen.sum()) / len(self))
+        return {"tamis/distinct": known[1]}
+
     def _begin(self) -> int:
         """Called as each iteration begins; returns, and uses up, its position. A subclass may add to it."""
         start, self._start = self._start, 0

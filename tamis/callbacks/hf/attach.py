@@ -20,6 +20,8 @@ def attach_sampler(trainer: Any, sampler: Any) -> SamplerCallback:
     trainer.remove_callback(SamplerCallback)
     callback = SamplerCallback(sampler)
     trainer.add_callback(callback)
+    callbacks = trainer.callback_handler.callbacks
+    callbacks.insert(0, callbacks.pop())  # before the reporters, which then log its scalars too
     return callback
 
 

@@ -19,7 +19,7 @@ from tamis.features.table import FeatureTable
 from tamis.policy.base import fingerprint
 from tamis.samplers.plain import kept_lowest
 from tamis.samplers.swift.law import SwiftLaw
-from tamis.samplers.swift.sampler import FeatureTables, SwiftPolicy
+from tamis.samplers.swift.sampler import FeatureTables, SwiftPolicy, check_features
 from tamis.search.journal import Record
 from tamis.search.metrics import Metric, check_metric, metric_name
 from tamis.search.run import SearchRun, adjustable
@@ -162,8 +162,7 @@ def search_trim(
 
 def _tables(features: FeatureTable, column: str, *, needs_classes: bool) -> FeatureTables:
     """Of ``column`` alone, and the classes' frequencies if they are needed."""
-    if not isinstance(features, FeatureTable):
-        return FeatureTables(features)  # says what is wrong
+    check_features(features)
     check_choice("column", column, features.column_names)
     if needs_classes and "class_frequency" not in features:
         raise KeyError(
