@@ -111,7 +111,11 @@ def items_of(data: MapDataset, indices: Iterable[int] | Tensor, collate: Collate
 
 
 def labels_of(dataset: MapDataset) -> Tensor:
-    """The labels of a data set in order, without loading the inputs where the data set allows it."""
+    """The labels of a data set in order, without loading the inputs where the data set allows it.
+
+    Args:
+        dataset: map-style, of items with labels.
+    """
     if isinstance(dataset, Subset):
         return labels_of(cast(MapDataset, dataset.dataset))[torch.as_tensor(list(dataset.indices))]
     known: Any = dataset

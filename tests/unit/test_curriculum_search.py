@@ -46,7 +46,7 @@ def test_one_call_serves_translation_language_models_and_classifiers(kind):
     before = mean_loss(model, selection, sample_loss_of("auto"))
     policy = search_curriculum(
         model, train, held_out, features_of(model, train), rounds=(4, 8), agent=AGENT, update=UPDATE, probes=4,
-        describe=str,
+        reward="first_order", describe=str,
     )  # fmt: skip
     after = mean_loss(model, selection, sample_loss_of("auto"))
     assert after < before
@@ -66,7 +66,7 @@ def test_without_updates_the_model_is_untouched_and_exact_probes_are_the_paper_s
     before = copy.deepcopy(model.state_dict())
     settings = dict(rounds=(4,), update=None, probe_lr=1e-2)
     table = features_of(model, train)
-    first = search_curriculum(model, train, held_out, table, agent=AGENT, **settings)
+    first = search_curriculum(model, train, held_out, table, agent=AGENT, reward="first_order", **settings)
     chosen = AgentConfig(**{**vars(AGENT), "observe": "chosen"})
     exact = search_curriculum(model, train, held_out, table, agent=chosen, reward="exact", **settings)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
