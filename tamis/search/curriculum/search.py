@@ -65,7 +65,7 @@ def search_curriculum(
     trusted: MapDataset | None = None,
     collate: Collate | None = None,
     loss: str | SampleLoss = "auto",
-    reward: str = "tuned",
+    reward: str | None = None,
     rounds: tuple[int, ...] = (4, 4, 4, 4),
     agent: AgentConfig | None = None,
     probe_lr: float = 1e-4,
@@ -96,7 +96,8 @@ def search_curriculum(
         collate: a list of items -> a batch; default: torch's.
         loss: as `sample_loss_of`; ``"auto"`` serves classifiers and Hugging Face seq2seq and causal models.
         reward: ``"tuned"`` (the fall of a sample's loss as copies are tuned on the trusted data, or on the validation
-            data), ``"first_order"`` or ``"exact"``; this and the other settings in full: `CurriculumConfig`.
+            data), ``"first_order"`` or ``"exact"``; default: tuned, or first order with ``lookahead`` > 1. This and the
+            other settings in full: `CurriculumConfig`.
         rounds: pool size of each round. ``(16, 128)`` is the paper's.
         agent: hyper-parameters of the agent.
         probe_lr: of the SGD step that first-order and exact rewards measure.
@@ -127,6 +128,7 @@ def search_curriculum(
         UserWarning: samples in two of the data sets; first-order rewards that exact ones deny.
         NoEffectWarning: no update improved the model, or (``update=None``) a score not above 0.
     """
+    reward = reward or ("tuned" if lookahead == 1 else "first_order")
     config = CurriculumConfig(
         reward=reward, rounds=rounds, agent=AgentConfig() if agent is None else agent, probe_lr=probe_lr,
         lookahead=lookahead, lookahead_lr=lookahead_lr, tune_lr=tune_lr, tune_passes=tune_passes, probes=probes,
