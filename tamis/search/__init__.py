@@ -2,7 +2,7 @@
 
 from tamis.optimizers.guided_local_search import GLSConfig
 from tamis.optimizers.predictor import PredictorConfig
-from tamis.search.curriculum import AgentConfig, CurriculumConfig, UpdateConfig, search_curriculum
+from tamis.search.curriculum import AgentConfig, CurriculumConfig, UpdateConfig, loss_changes, search_curriculum
 from tamis.search.frames import FramesConfig, MapConfig, compare_encoders, search_frames
 from tamis.search.journal import Journal
 from tamis.search.label_aware import LabelAwareConfig, VetoConfig, carry_policy, search_label_aware
@@ -27,6 +27,7 @@ __all__ = [
     "adjustable",
     "carry_policy",
     "compare_encoders",
+    "loss_changes",
     "search_curriculum",
     "search_frames",
     "search_label_aware",
