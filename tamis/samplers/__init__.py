@@ -15,6 +15,7 @@ from tamis.features.text import curriculum_features
 from tamis.samplers.base import StatefulSampler
 from tamis.samplers.competence import CompetenceSampler
 from tamis.samplers.curriculum.sampler import CurriculumPolicy, CurriculumSampler
+from tamis.samplers.mixture.sampler import MixtureSampler
 from tamis.samplers.swift.law import SwiftLaw
 from tamis.samplers.swift.sampler import SwiftPolicy, SwiftSampler
 from tamis.samplers.weighted.batch import BatchSelector
@@ -31,6 +32,7 @@ __all__ = [
     "Length",
     "LogLikelihood",
     "LossDifference",
+    "MixtureSampler",
     "Rarity",
     "SampleFeatures",
     "StatefulSampler",
