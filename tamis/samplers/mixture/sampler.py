@@ -235,7 +235,7 @@ class MixtureSampler(StatefulSampler):
             self._known += 1
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """First position of each block, and the end: int64 [B + 1]; items of each source before it: int64 [B + 1, S]."""
+        """First position of each block, and the end: int64 [B + 1]; items of each source before: int64 [B + 1, S]."""
         self._ask(epoch)
         if epoch not in self._plans:
             inside = [position for at, position, _ in self._changes if at == epoch]
