@@ -51,10 +51,13 @@ class SamplerCallback(ComponentCallback):
         """The sampler's state, and the place in the data."""
         state = super().state()
         if self._dealing is not None and self._epoch is not None:
-            position = min(self._from + self._batches * self._dealing.step, self._length)
-            updates = self._updates
-            state["attributes"]["place"] = {"epoch": self._epoch, "position": position, "updates": updates}
+            position = self._position(self._dealing)
+            state["attributes"]["place"] = {"epoch": self._epoch, "position": position, "updates": self._updates}
         return state
+
+    def _position(self, dealing: Dealing) -> int:
+        """Indices of the present epoch's global order consumed so far, on all processes."""
+        return min(self._from + self._batches * dealing.step, self._length)
 
     def tell_start(self, state: Any, args: Any) -> Start | None:
         """Where training goes on, for a trainer that will do what it is told; None if it finds it itself.
@@ -123,6 +126,14 @@ class SamplerCallback(ComponentCallback):
         if not self._proven:  # the first batch was drawn, and nothing learnt from it yet
             check_drawn(self.component, kwargs["train_dataloader"], self._iterations)
             self._proven = True
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Adds what the sampler has to say of what was drawn, e.g. the share of each source."""
+        if hasattr(self.component, "logs") and self._dealing is not None and self._epoch is not None:
+            values = self.component.logs(self._position(self._dealing))
+            kwargs["logs"].update(values)
+            if state.log_history:
+                state.log_history[-1].update(values)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._batches += 1
