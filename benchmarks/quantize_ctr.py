@@ -33,8 +33,8 @@ from tamis import NoEffectWarning
 from tamis.pruners import DimReg, DimRegConfig, load_pruned, quantize_embeddings
 
 CLAIM = (
-    "Tables rounded row by row after training, alone, in narrow tables and after DimReg: test AUC against the bytes that "
-    "are left of the full float32 tables, scales and biases included."
+    "Tables rounded row by row after training, alone, in narrow tables and after DimReg: test AUC against the bytes "
+    "that are left of the full float32 tables, scales and biases included."
 )
 DIM = 32
 TYPES = ("float32", "int8", "int4", "int2")
