@@ -17,6 +17,7 @@ from tamis.core.types import JsonState
 from tamis.pruners.base import Pruner, Step
 from tamis.pruners.budget import Budget, split_by_budget
 from tamis.pruners.gates import gate_of
+from tamis.pruners.surgery.narrow import used_elsewhere
 from tamis.pruners.tables import Table
 
 __all__ = ["BudgetedPruner", "best_columns", "best_tables", "gate_gradients"]
@@ -114,6 +115,19 @@ class BudgetedPruner(Pruner):
 
     def wake(self) -> None:
         """Bring the gates into the mode of the step that comes next; called after every change of state."""
+
+    def refuse_tied_heads(self) -> None:
+        """For methods that keep rows or values.
+
+        Raises:
+            ValueError: a table is the weight of another layer too.
+        """
+        for table in self.tables:
+            if used_elsewhere(self.model, table.modules):
+                raise ValueError(
+                    f"tables: {table.field!r} is also the weight of another layer (a tied output head), which keeps "
+                    "the full tensor, so the model would grow; untie it, or name the other tables in tables="
+                )
 
     # ---- the decision
 
@@ -283,7 +297,7 @@ def finite(name: str, grads: list[Tensor], step: Step) -> list[Tensor]:
 def best_columns(scores: Sequence[Tensor], tables: Sequence[Table], budget: Budget, power: float = 0.0) -> list[Tensor]:
     """The columns with the largest score x cost ** -power that the budget holds.
 
-    A table keeps at most as many columns as it has rows: more cannot hold more.
+    A table keeps at most as many columns as its rank can be (`Table.rank`).
 
     Args:
         scores: per table [d], larger is better.
@@ -301,8 +315,8 @@ def best_columns(scores: Sequence[Tensor], tables: Sequence[Table], budget: Budg
         price = torch.full(score.shape, cost, dtype=torch.float64)
         low = min(float(s.min()) for s in scores)
         worth = (score.double().cpu() - min(low, 0.0)) * cost ** (1 - power)
-        flat.append(torch.where(rank.cpu() < table.rows, worth, -1.0))
-        prices.append(torch.where(rank.cpu() < table.rows, price, float("inf")))
+        flat.append(torch.where(rank.cpu() < table.rank, worth, -1.0))
+        prices.append(torch.where(rank.cpu() < table.rank, price, float("inf")))
     keep = split_by_budget(torch.cat(flat), torch.cat(prices), total)
     parts = torch.split(keep, [len(score) for score in scores])
     return [part.to(score.device) for part, score in zip(parts, scores, strict=True)]

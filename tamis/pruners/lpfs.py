@@ -98,6 +98,7 @@ class PolarGate(FactorGate):
         epsilon: eps of this step.
     """
 
+    per_row = True  # LPFS++ may be negative, and a bag that takes the maximum must see that before it pools
     epsilon: Tensor
 
     def __init__(self, width: int, config: LPFSConfig) -> None:

@@ -184,6 +184,7 @@ class OptEmbed(BudgetedPruner):
         self._candidates: list[list[int]] = []
         self._best: list[int] = []
         self._best_loss, self._generation = float("inf"), 0
+        self.refuse_tied_heads()
         if self.budget is not None:
             index_cost(self.budget, self.tables)
 

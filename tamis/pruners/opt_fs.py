@@ -139,6 +139,7 @@ class OptFS(BudgetedPruner):
     penalised = True
 
     def prepare(self) -> None:
+        self.refuse_tied_heads()
         if self.budget is not None:
             index_cost(self.budget, self.tables)
 

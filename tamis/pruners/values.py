@@ -138,6 +138,7 @@ class ValuePruner(BudgetedPruner):
                 f"{type(self).__name__}: table {sparse[0]!r} has sparse=True, and single values have dense gradients "
                 "after the cut; build it with sparse=False, or take a pruner of whole columns or rows"
             )
+        self.refuse_tied_heads()
         if self.budget is not None:
             value_budget(self.budget, self.tables)
 

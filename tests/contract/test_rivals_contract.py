@@ -2,7 +2,10 @@
 
 import pytest
 
+from tamis import load_pruned
+from tamis.callbacks import attach
 from tamis.testing import PrunerContract
+from tamis.testing.pruners import _differences, _trainer
 from tests.contract.factories import QUICK, make_deepfm
 
 pytestmark = pytest.mark.filterwarnings("ignore::tamis.NoEffectWarning")  # twelve steps may leave every score equal
@@ -20,7 +23,12 @@ class TestMDE(Rival):
         whole = sum(parameter.numel() for parameter in make_deepfm().parameters())
         model, pruner, _ = self.make()
         assert sum(parameter.numel() for parameter in model.parameters()) < whole
-        assert pruner.prune().tables.keys() == {f"embeddings.{field}" for field in ("user", "item", "day")}
+        trainer, model, pruner = _trainer(self.factory, str(tmp_path / "run"))
+        callback = attach(trainer, pruner)
+        trainer.train()
+        assert {path.rpartition(".")[2] for path in callback.plan.tables} <= {"user", "item", "day"}
+        trainer.save_model(str(tmp_path / "small"))
+        assert _differences(model, load_pruned(make_deepfm(), tmp_path / "small")) == []
 
 
 for _name in QUICK:

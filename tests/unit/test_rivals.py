@@ -1,7 +1,7 @@
 """What holds for every pruner of another paper: the budget, the cut, training again, errors, warnings."""
 
 import copy
-import pickle  # noqa: TID251  (a pickled pruner is what the test is about)
+import pickle  # noqa: TID251 -- what spawned workers do with a model
 
 import pytest
 import torch
@@ -143,6 +143,60 @@ def test_the_model_and_pruner_can_be_copied_and_pickled(name: str) -> None:
     copied = copy.deepcopy(pruner.model)
     batch = batches(1)[0]
     assert torch.equal(copied.eval()(**batch)["logits"], pruner.model.eval()(**batch)["logits"])
+
+
+NOTHING = {
+    "L1Gates": ({"lr": 1e-9, "decide_by": 1.0}, "every column has the same score"),
+    "PEP": ({"lr": 1e-9}, "the thresholds have pruned nothing"),
+    "AutoDim": ({"lr": 1e-12}, "alpha is where it began"),
+    "LPFS": ({"strength": 0.0, "lr": 1e-6, "decide_by": 1.0}, "no gate has fallen to zero"),
+    "OptFS": ({"strength": 0.0, "lr": 1e-6}, "no gate is closed"),
+    "OptEmbed": ({"lr": 1e-9, "search": 0.01}, "every row is above its threshold and every width is full"),
+}
+
+
+@pytest.mark.filterwarnings("default::tamis.NoEffectWarning")
+@pytest.mark.parametrize("name", NOTHING)
+def test_gates_that_cannot_act_are_told_of(name: str) -> None:
+    changes, words = NOTHING[name]
+    finds_its_own = name in ("LPFS", "OptFS", "OptEmbed")
+    pruner = pruner_of(name, size=None if finds_its_own else SIZE, steps=10, **changes)
+    run(pruner)
+    if name == "OptEmbed":
+        pruner._best = [8, 8, 8]
+    with pytest.warns(NoEffectWarning, match=words):
+        pruner.prune()
+
+
+@pytest.mark.filterwarnings("default::tamis.NoEffectWarning")
+@pytest.mark.parametrize("name", ["SSEDS", "AutoField"])
+def test_a_loss_that_no_gate_reaches_is_told_of(name: str) -> None:
+    pruner = pruner_of(name, steps=6)
+    for batch in batches(6):
+        loss = pruner.model.bias.square() + 0 * pruner.model(**batch)["loss"]
+        loss.backward()
+        losses = {"validation_loss": lambda: 0 * pruner.model(**batches(1)[0])["loss"]} if pruner.validates else {}
+        pruner.step(**losses)
+    with pytest.warns(NoEffectWarning, match="has the same score"):
+        pruner.prune()
+
+
+@pytest.mark.parametrize("name", ["PEP", "DeepLight", "OptFS", "OptEmbed"])
+def test_a_tied_head_is_refused_where_rows_or_values_go(name: str) -> None:
+    class Tied(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.head = torch.nn.Embedding(50, 8), torch.nn.Linear(8, 50, bias=False)
+            self.head.weight = self.words.weight
+
+    with pytest.raises(ValueError, match="a tied output head"):
+        pruner_of(name, Tied())
+
+
+@pytest.mark.parametrize("name", ["OptFS", "OptEmbed"])
+def test_a_budget_smaller_than_its_index_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="what says where the rows stand takes 105"):
+        pruner_of(name, size=0.02)
 
 
 @pytest.mark.parametrize("name", ["PEP", "DeepLight"])
