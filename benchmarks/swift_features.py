@@ -49,7 +49,8 @@ from tamis.search import search_swift, search_trim
 
 RESULT = Path(__file__).parent / "results" / "swift_features.json"
 SEEDS = range(20, 25)
-RUNS = [(name, seed) for name in ("noise_0.4", "tail", "noise_0.2", "noise_0.0") for seed in SEEDS]
+RUNS = [(name, seed) for seed in SEEDS for name in ("noise_0.4", "tail")]
+RUNS += [(name, seed) for name in ("noise_0.2", "noise_0.0") for seed in SEEDS]
 RATIO, TAIL_NOISE = 20, 0.3
 FOLDS, FIT_EPOCHS, TRAJECTORY_EPOCHS = 4, 6, 8
 

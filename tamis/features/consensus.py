@@ -69,8 +69,7 @@ def consensus_loss(
 ) -> FeatureTable:
     """Cross-fitted losses of every sample and their consensus; ``rounds * folds`` short trainings.
 
-    On several processes every rank calls ``fit`` with the same arguments (a Trainer or DDP trains on all of them, a
-    plain function does the same thing on each) and the losses are measured in shares.
+    On several processes every rank calls ``fit`` with the same arguments, and the losses are measured in shares.
 
     Args:
         data: a map-style data set.
@@ -95,19 +94,12 @@ def consensus_loss(
         A `FeatureTable` with the columns above.
 
     Raises:
-        TypeError: ``fit`` is no function or returns no model.
-        ValueError: folds larger than the data, a table of other data, a column that is missing.
+        TypeError, ValueError: ``fit`` is no function or returns no model, folds larger than the data, a table of other
+            data, a column that is missing.
         TamisError: ``fit`` returns the same model twice, or a loss is not finite (the message names the sample).
     """
-    size = len(data)
-    check_int("folds", folds, low=2)
-    if folds > size:
-        raise ValueError(f"folds={folds}: must be <= {size}, the samples of the data")
-    check_int("rounds", rounds, low=1, high=2)
-    check_range("keep", keep, low=0, high=1, open_low=True, open_high=True)
-    if not callable(fit) or isinstance(fit, nn.Module):
-        raise TypeError(f"fit={type(fit).__name__}: must be a function (indices, seed) -> fitted model")
-    origin = _fingerprint(data)
+    _check(data, fit, folds, rounds, keep)
+    size, origin = len(data), _fingerprint(data)
     _check_table(features, also, size, origin)
     part_of = numpy_generator(_STREAM, seed).permutation(size) % folds
     work = _CrossFit(data, fit, part_of, collate, loss, batch_size, seed, out, origin)
@@ -226,6 +218,16 @@ def _fingerprint(data: MapDataset) -> str:
         return fingerprint_dataset(data)
     except (TypeError, ValueError, RuntimeError):
         return fingerprint(len(data))
+
+
+def _check(data: MapDataset, fit: Fit, folds: int, rounds: int, keep: float) -> None:
+    check_int("folds", folds, low=2)
+    if folds > len(data):
+        raise ValueError(f"folds={folds}: must be <= {len(data)}, the samples of the data")
+    check_int("rounds", rounds, low=1, high=2)
+    check_range("keep", keep, low=0, high=1, open_low=True, open_high=True)
+    if not callable(fit) or isinstance(fit, nn.Module):
+        raise TypeError(f"fit={type(fit).__name__}: must be a function (indices, seed) -> fitted model")
 
 
 def _check_table(features: FeatureTable | None, also: Sequence[str], size: int, origin: str) -> None:

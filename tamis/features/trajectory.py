@@ -106,6 +106,9 @@ class LossTrajectory:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave.
 
+        Args:
+            state: what `state_dict` gave.
+
         Raises:
             ValueError: the state is of another data set's size.
         """

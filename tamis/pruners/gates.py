@@ -124,6 +124,10 @@ class ColumnGate(Gate):
     def fold(self, weight: Tensor) -> None:
         weight.mul_(torch.sigmoid(self.logits.detach()).to(weight))
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.learning = True  # other logits than those that the pruner had decided on
+
 
 class _Scale(torch.autograd.Function):
     """rows * sigmoid(gate) of DimReg, Eq. (6.4), in place: rows [..., d] of any float dtype; gate [d] float32.

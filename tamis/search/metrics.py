@@ -42,7 +42,7 @@ def check_metric(metric: Metric) -> None:
         )
 
 
-def metric_name(metric: Metric) -> str:
+def metric_name(metric: Any) -> str:
     """The metric in a word, as the journal and the policy remember it.
 
     Args:
@@ -58,7 +58,7 @@ def metric_name(metric: Metric) -> str:
     return str(getattr(metric, "__qualname__", type(metric).__qualname__))
 
 
-def trainer_score(trainer: Any, metric: Metric) -> float:
+def trainer_score(trainer: Any, metric: Any) -> float:
     """The score of a trained Trainer on its ``eval_dataset``; higher is better.
 
     Args:

@@ -143,3 +143,9 @@ def test_a_checkpoint_without_a_place_goes_on_as_trainer_does(tmp_path):
     again = trainer_of(tmp_path / "again", 4, ShuffleSampler(24))
     again.train(resume_from_checkpoint=str(path.parent))
     assert again.model.seen == whole.model.seen[8:]
+
+
+def test_ranks_with_different_searches_are_told():
+    said = run_distributed("tests.distributed.resume:different_searches")
+    assert said[0] == said[1]
+    assert "ranks 0 and 1 were given different searches: seed differ (seed=0 and 1)" in said[0]

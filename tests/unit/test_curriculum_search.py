@@ -18,9 +18,12 @@ from tamis.core.errors import NoEffectWarning, TamisError
 from tamis.core.rng import torch_generator
 from tamis.features.losses import make_batch, sample_loss_of
 from tamis.samplers import CurriculumSampler, FeatureTable, curriculum_features, log_likelihoods
-from tamis.search import AgentConfig, UpdateConfig, search_curriculum
+from tamis.search import AgentConfig, UpdateConfig, loss_changes, search_curriculum
 from tamis.search.curriculum.gradient import mean_loss
+from tamis.search.curriculum.samples import Samples
 from tamis.search.curriculum.states import States
+from tamis.search.curriculum.tuned import TunedCopies
+from tamis.search.curriculum.updates import Updates
 from tamis.search.journal import Journal
 from tests.unit.curriculum_models import MODELS, tiny_classifier
 
@@ -46,7 +49,7 @@ def test_one_call_serves_translation_language_models_and_classifiers(kind):
     before = mean_loss(model, selection, sample_loss_of("auto"))
     policy = search_curriculum(
         model, train, held_out, features_of(model, train), rounds=(4, 8), agent=AGENT, update=UPDATE, probes=4,
-        describe=str,
+        reward="first_order", describe=str,
     )  # fmt: skip
     after = mean_loss(model, selection, sample_loss_of("auto"))
     assert after < before
@@ -66,7 +69,7 @@ def test_without_updates_the_model_is_untouched_and_exact_probes_are_the_paper_s
     before = copy.deepcopy(model.state_dict())
     settings = dict(rounds=(4,), update=None, probe_lr=1e-2)
     table = features_of(model, train)
-    first = search_curriculum(model, train, held_out, table, agent=AGENT, **settings)
+    first = search_curriculum(model, train, held_out, table, agent=AGENT, reward="first_order", **settings)
     chosen = AgentConfig(**{**vars(AGENT), "observe": "chosen"})
     exact = search_curriculum(model, train, held_out, table, agent=chosen, reward="exact", **settings)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -131,8 +134,9 @@ def test_fresh_rewards_help_where_the_paper_s_two_strict_rounds_do_less():
         model, train, held_out, table = mixture(3)
         update = UpdateConfig(batch_size=8, lr=3e-3, eval_every=25, patience=100, max_updates=updates)
         found = search_curriculum(
-            model, train, held_out, table, agent=agent, update=update, probes=0, batch_size=500, **options
-        )
+            model, train, held_out, table, agent=agent, update=update, probes=0, batch_size=500, reward="first_order",
+            **options,
+        )  # fmt: skip
         scores.append(found.search.score)
     assert scores[0] > 1.3 * scores[1] > 0
 
@@ -141,7 +145,7 @@ def test_lookahead_is_counted_and_goes_without_probes():
     model, items = tiny_classifier()
     train, held_out = split(items)
     settings = dict(rounds=(4,), update=None, agent=AGENT)
-    near = search_curriculum(model, train, held_out, features_of(model, train), **settings)
+    near = search_curriculum(model, train, held_out, features_of(model, train), reward="first_order", **settings)
     far = search_curriculum(model, train, held_out, features_of(model, train), lookahead=5, **settings)
     # 10 reward samples: the loss at both ends of 5 steps on one batch of all; 40 samples; no probes
     assert far.search.budget["sample_forwards"] == 8 + 2 * 10 + 5 * 3 * 10 + 2 * 40
@@ -339,3 +343,101 @@ def test_first_order_rewards_that_lie_are_doubted():
         search_curriculum(
             model, train, held_out, features_of(model, train), rounds=(4,), agent=AGENT, update=None, probe_lr=1e-4
         )
+
+
+# ---- tuned copies and trusted data
+
+
+def test_the_fall_of_the_loss_tells_wrong_labels_where_the_present_gradient_does_less():
+    model, train, held, _ = mixture(0)[:4]
+    clean = mixture(0, wrong=0.0)[1]
+    wrong = np.array([int(a[1] if isinstance(a, tuple) else a["labels"]) for a in train]) != np.array(
+        [int(a[1] if isinstance(a, tuple) else a["labels"]) for a in clean]
+    )
+    before = copy.deepcopy(model.state_dict())
+    changes = loss_changes(model, train, held, loss="classifier", lr=1e-2).numpy()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert np.mean(changes[~wrong][:, None] > changes[wrong][None]) > 0.7
+    again = loss_changes(model, train, held, loss="classifier", lr=1e-2).numpy()
+    assert np.array_equal(changes, again)
+
+
+def test_copies_that_tuning_does_not_help_stay_as_they_were():
+    model, train, held, _ = mixture(0)[:4]
+    copies = TunedCopies(
+        model, held, collate=None, loss=sample_loss_of("classifier"), lr=0.9, passes=3, seed=0, batch_size=64
+    )
+    assert copies.passes == [0, 0]  # so large a step helps no other half
+    assert np.allclose(copies.changes([make_batch(train, range(10), None, model)]), 0)
+
+
+def test_trusted_data_are_trained_on_and_journaled(tmp_path):
+    model, items = tiny_classifier()
+    train, held_out = split(items)
+    held_out, trusted = held_out[:10], held_out[10:]
+    seen = []
+
+    class Watched(list):
+        def __getitem__(self, index):
+            seen.append(index)
+            return super().__getitem__(index)
+
+    options = dict(rounds=(4,), agent=AGENT, update=UPDATE, tune_lr=1e-2, loss="classifier")
+    start = copy.deepcopy(model.state_dict())
+    features = features_of(model, train)
+    policy = search_curriculum(model, train, held_out, features, trusted=Watched(trusted), out=tmp_path, **options)
+    assert set(seen) == set(range(len(trusted)))
+    end = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(start)
+    again = search_curriculum(model, train, held_out, features, trusted=trusted, out=tmp_path, **options)
+    assert again == policy
+    assert all(torch.equal(value, end[name]) for name, value in model.state_dict().items())
+    model.load_state_dict(start)
+    with pytest.raises(TamisError, match="trusted differ"):
+        search_curriculum(model, train, held_out, features, trusted=trusted[1:], out=tmp_path, **options)
+    model.load_state_dict(start)
+    with pytest.raises(ValueError, match="trusted: 1 samples; must be at least two"):
+        search_curriculum(model, train, held_out, features, trusted=trusted[:1], **options)
+
+
+def test_a_share_of_each_update_is_trusted_and_every_one_comes_in_turn():
+    samples = Samples(
+        model=nn.Linear(1, 1), train=range(40), validation=range(2), selection=range(2), collate=None,
+        loss=sample_loss_of("auto"), batch_size=4, prints=None, trusted=range(7),
+    )  # fmt: skip
+    update = UpdateConfig(batch_size=8, eval_every=5, max_updates=10, mix=0.25)
+    work = Updates(samples, update, None, None, number=0, seed=3)
+    parts = [*work._trusted(0), *work._trusted(1)]
+    assert [len(part) for part in parts] == [2] * 10
+    drawn = np.concatenate(parts)
+    assert sorted(drawn[:7]) == sorted(drawn[7:14]) == list(range(7))
+    assert drawn[:7].tolist() != drawn[7:14].tolist()
+    without = Updates(samples, UpdateConfig(mix=0.0), None, None, number=0, seed=3)
+    assert without.trusted_each == 0
+
+
+def test_an_agent_whose_choice_does_not_help_is_not_passed_off_as_one_that_does():
+    model, train, held_out, table = mixture(0, wrong=0.0)
+    against = [(x, (label + 1) % 5) for x, label in held_out]  # the opposite of what the training data say
+    with pytest.warns(NoEffectWarning, match=r"mean reward of -.*, not above 0: its choice does not help"):
+        search_curriculum(
+            model, train, held_out, table, trusted=against, rounds=(4,), agent=AGENT, update=None, tune_lr=1e-2,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tune_passes": 0}, "tune_passes=0"),
+        ({"tune_lr": 0.0}, "tune_lr=0.0"),
+        ({"reward": "best"}, "reward='best': must be one of 'tuned', 'first_order', 'exact'"),
+        ({"lookahead": 36, "reward": "tuned"}, "lookahead=36: is for reward='first_order'"),
+    ],
+)
+def test_bad_settings_of_the_rewards_are_named(options, message):
+    model, items = tiny_classifier()
+    train, held_out = split(items)
+    with pytest.raises(ValueError, match=message):
+        search_curriculum(model, train, held_out, features_of(model, train), agent=AGENT, **options)
+    with pytest.raises(ValueError, match=r"mix=1.0"):
+        UpdateConfig(mix=1.0)

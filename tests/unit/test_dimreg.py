@@ -190,6 +190,11 @@ def test_gates_that_have_arrived_cost_no_gradient_and_no_counting_and_learn_agai
         pruner.step()
     assert torch.equal(pruner.gates, gates)
     assert torch.equal(model.embeddings["user"].counts, counts)
+    earlier = {name: tensor.zero_() if "gate" in name else tensor for name, tensor in model.state_dict().items()}
+    model.load_state_dict(copy.deepcopy(earlier))
+    train(model, pruner, batches(5), optimizer)
+    assert torch.equal(pruner.gates, gates)
+    assert not gate.learning
     pruner.begin(10 * STEPS)
     train(model, pruner, batches(4), optimizer)
     assert gate.learning

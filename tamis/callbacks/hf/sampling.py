@@ -130,6 +130,15 @@ class SamplerCallback(ComponentCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._batches += 1
 
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """``tamis/...`` scalars of the sampler beside each training loss."""
+        if "loss" not in kwargs["logs"] or not hasattr(self.component, "logs"):
+            return
+        values = self.component.logs()
+        kwargs["logs"].update(values)
+        if state.log_history:
+            state.log_history[-1].update(values)
+
 
 class EpochCallback(TrainerCallback):
     """Tells a transform, data set or collator which epoch begins, so that what it draws is new in each.

@@ -80,7 +80,6 @@ class DimReg(Pruner):
         super().__init__(model, tables=tables, total_steps=total_steps)
         count = sum(table.width for table in self.tables)
         self.rule: Rule = self._rule()
-        self._arrived = False  # the split is fixed and every gate is where it ends: none needs a gradient
         noise = torch.randn(count, generator=torch_generator(self.config.seed))
         with torch.no_grad():
             self._write(self.config.init_logit + self.config.init_spread * noise)
@@ -150,9 +149,9 @@ class DimReg(Pruner):
             RuntimeError: no penalty since the last step.
             FloatingPointError: the gates' gradient is not finite (a NaN loss); the gates stay as they were.
         """
-        if self._arrived and self.rule.is_over(step):
+        gates = self._column_gates()
+        if self.rule.is_over(step) and not any(gate.learning for gate in gates):
             return
-        self._learn(True)
         self._follow()
         logits = self.rule.move(self._read(), self._gradients(step), step)
         self._write(logits)
@@ -161,17 +160,12 @@ class DimReg(Pruner):
                 table.merge_lookups()
         self._count_next(step)
         self.rule.decide(torch.sigmoid(logits), self.tables, step)
-        if self.rule.is_over(step) and self.rule.arrived(logits):
-            self._learn(False)
+        arrived = self.rule.is_over(step) and self.rule.arrived(logits)
+        for gate in gates:
+            gate.learning = not arrived
 
-    def _learn(self, on: bool) -> None:
-        """Whether the gates get gradients."""
-        if on == self._arrived:
-            self._arrived = not on
-            for table in self.tables:
-                gate = gate_of(table)
-                assert isinstance(gate, ColumnGate)
-                gate.learning = on
+    def _column_gates(self) -> list[ColumnGate]:
+        return [gate for table in self.tables if isinstance(gate := gate_of(table), ColumnGate)]
 
     def _count_next(self, step: Step) -> None:
         """Whether the lookups of the step after ``step`` are counted: now and then, until all is decided."""
@@ -236,7 +230,6 @@ class DimReg(Pruner):
         return self.rule.state()
 
     def restore(self, state: JsonState) -> None:
-        self._learn(True)
         self.rule.restore(state)
         self._count_next(Step(self.steps_taken, self._total_steps))
 

@@ -19,6 +19,7 @@ from tamis.core.checks import check_choice
 __all__ = [
     "TYPES",
     "check_stored",
+    "has_operator",
     "pack_rows",
     "pack_values",
     "pooled_rows",
@@ -32,7 +33,17 @@ __all__ = [
 
 TYPES = {"int8": 8, "int4": 4, "int2": 2}  # name -> bits of one number
 LARGEST_HALF = 65504.0  # scales and biases of int4 and int2 are float16
-_NAMES = {8: "byte", 4: "4bit", 2: "2bit"}
+_OPERATORS: Any = torch.ops.quantized
+_PACK = {
+    8: _OPERATORS.embedding_bag_byte_prepack.default,
+    4: _OPERATORS.embedding_bag_4bit_prepack.default,
+    2: _OPERATORS.embedding_bag_2bit_prepack.default,
+}
+_LOOK_UP = {
+    8: _OPERATORS.embedding_bag_byte_rowwise_offsets.default,
+    4: _OPERATORS.embedding_bag_4bit_rowwise_offsets.default,
+    2: _OPERATORS.embedding_bag_2bit_rowwise_offsets.default,
+}
 
 
 def check_stored(name: str, stored: object) -> int:
@@ -67,7 +78,7 @@ def pack_rows(weight: Tensor, bits: int) -> Tensor:
     rows = weight.detach().cpu().float()
     if missing := -rows.shape[1] % (8 // bits):  # the operators want whole bytes; a repeated number leaves the range
         rows = torch.cat([rows, rows[:, :1].expand(-1, missing)], dim=1)
-    packed: Tensor = _op(bits, "prepack")(rows.contiguous())
+    packed: Tensor = _PACK[bits](rows.contiguous())
     return packed.to(weight.device)
 
 
@@ -89,18 +100,50 @@ def unpack_rows(packed: Tensor, bits: int, width: int) -> Tensor:
 
 
 def unpack_codes(packed: Tensor, bits: int) -> Tensor:
-    """The numbers in each byte, low bits first: uint8 [..., b] -> uint8 [..., b x 8 / bits]."""
+    """The numbers in each byte, low bits first: uint8 [..., b] -> uint8 (float32 in an export) [..., b x 8 / bits]."""
     if bits == 8:
         return packed
+    if _is_exporting():  # arithmetic, which every runtime has
+        steps = torch.tensor([2.0**shift for shift in range(0, 8, bits)], device=packed.device)
+        whole = torch.floor(packed.float()[..., None] / steps)
+        codes: Tensor = whole - torch.floor(whole / 2**bits) * 2**bits
+        return codes.flatten(-2)
     shifts = torch.arange(0, 8, bits, device=packed.device, dtype=torch.uint8)
-    codes: Tensor = (packed[..., None] >> shifts) & (2**bits - 1)
+    codes = (packed[..., None] >> shifts) & (2**bits - 1)
     return codes.flatten(-2)
 
 
 def scales_of(tail: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Scale and bias, float32 [..., 1] each, from the bytes that hold them, uint8 [..., `scale_bytes`]."""
+    if _is_exporting():
+        half = scale_bytes(bits) // 2
+        return _floats(tail[..., :half]), _floats(tail[..., half:])
     both = tail.contiguous().view(torch.float32 if bits == 8 else torch.float16).float()
     return both[..., :1], both[..., 1:]
+
+
+def _floats(raw: Tensor) -> Tensor:
+    """Float numbers from their bytes, the least first, by arithmetic: exporters know no reinterpretation of bits.
+
+    Args:
+        raw: uint8 [..., 2] for float16, [..., 4] for float32; no infinity, no NaN.
+
+    Returns:
+        float32 [..., 1]
+    """
+    *low, second, top = raw.float().unbind(-1)
+    high = top * 256 + second
+    inside, digits, bias = (7, 23, 127) if low else (10, 10, 15)  # mantissa's bits in ``high``, in all; exponent's bias
+    sign = torch.floor(high / 2**15)
+    rest = high - sign * 2**15
+    exponent = torch.floor(rest / 2**inside)
+    mantissa = rest - exponent * 2**inside
+    for byte in reversed(low):
+        mantissa = mantissa * 256 + byte
+    normal = exponent > 0
+    scaled = torch.where(normal, mantissa + 2.0**digits, mantissa)
+    power = torch.pow(2.0, torch.where(normal, exponent, 1.0) - (bias + digits))
+    return ((1 - 2 * sign) * scaled * power)[..., None]
 
 
 def pack_values(values: Tensor, counts: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -143,13 +186,14 @@ def rows_of(packed: Tensor, bits: int, width: int, ids: Tensor) -> Tensor:
     Raises:
         RuntimeError, IndexError: an id out of range.
     """
-    flat = ids.reshape(-1).contiguous()  # a column of a batch is not
-    if _has_operator(packed):
-        each = torch.arange(len(flat), dtype=flat.dtype, device=flat.device)
-        rows: Tensor = _op(bits, "rowwise_offsets")(packed, flat, each)[:, :width]  # bags of one row
-    else:
-        rows = unpack_rows(packed.index_select(0, flat), bits, width)
-    return rows.reshape(*ids.shape, width)
+    if not has_operator(packed):
+        return unpack_rows(packed.index_select(0, ids.reshape(-1)), bits, width).reshape(*ids.shape, width)
+    flat = ids if ids.dim() == 1 else ids.reshape(-1)
+    each = torch.arange(len(flat), dtype=flat.dtype)  # bags of one row
+    rows: Tensor = _LOOK_UP[bits](packed, flat.contiguous(), each)  # a column of a batch is not contiguous
+    if rows.shape[1] != width:
+        rows = rows[:, :width]
+    return rows if ids.dim() == 1 else rows.reshape(*ids.shape, width)
 
 
 def pooled_rows(
@@ -169,10 +213,10 @@ def pooled_rows(
     Returns:
         float32 [B, k]
     """
-    if not _has_operator(packed):
+    if not has_operator(packed):
         return None
     weights = None if weights is None else weights.float()
-    sums: Tensor = _op(bits, "rowwise_offsets")(
+    sums: Tensor = _LOOK_UP[bits](
         packed,
         ids.contiguous(),
         offsets.to(ids.dtype).contiguous(),
@@ -182,11 +226,15 @@ def pooled_rows(
     return sums[:, :width]
 
 
-def _has_operator(packed: Tensor) -> bool:
+def has_operator(packed: Tensor) -> bool:
     """Eager on a CPU. Compilers and exporters see plain operations instead."""
-    tracing: Any = torch.jit
-    return packed.device.type == "cpu" and not torch.compiler.is_compiling() and not tracing.is_tracing()
+    return packed.is_cpu and not torch.compiler.is_compiling() and not _is_tracing()
 
 
-def _op(bits: int, what: str) -> Any:
-    return getattr(torch.ops.quantized, f"embedding_bag_{_NAMES[bits]}_{what}")
+_is_tracing: Any = getattr(torch.jit, "is_tracing")  # noqa: B009  (untyped)
+
+
+def _is_exporting() -> bool:
+    """While `torch.export`, `torch.onnx.export` or `torch.jit.trace` looks at the model."""
+    exporting = getattr(torch.compiler, "is_exporting", torch.onnx.is_in_onnx_export)  # from torch 2.7 on
+    return bool(_is_tracing() or exporting() or torch.onnx.is_in_onnx_export())

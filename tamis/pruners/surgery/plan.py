@@ -19,7 +19,7 @@ from tamis.core.errors import PolicyError
 from tamis.core.types import Figure
 from tamis.policy.base import Policy, register_policy
 from tamis.pruners.gates import GatedEmbedding, GatedEmbeddingBag
-from tamis.pruners.selection import Part, Selection, check_index, union_of_columns
+from tamis.pruners.selection import Part, Selection, check_index, rows_by_number, union_of_columns
 from tamis.pruners.surgery import embedded
 from tamis.pruners.surgery.blocks import index_bytes
 from tamis.pruners.surgery.narrow import embedding_modules
@@ -27,6 +27,7 @@ from tamis.pruners.surgery.packing import check_stored
 from tamis.pruners.surgery.perform import finish, narrow_tables
 from tamis.pruners.surgery.quantized import Quantized
 from tamis.pruners.surgery.store import store_tables, stored_bytes
+from tamis.pruners.surgery.torchrec import as_objects, table_configs
 
 __all__ = ["BUFFER", "FORMS", "PruningPlan", "TableCut", "selection_fields"]
 
@@ -134,10 +135,9 @@ class PruningPlan(Policy):
             return Selection(mask=self.masks[path])
         if path in self.parts:
             part, columns = self.parts[path], self.part_columns[path]
+            groups = rows_by_number(part, len(columns))
             return Selection(
-                parts=tuple(
-                    Part((part == number).nonzero()[:, 0], kept.nonzero()[:, 0]) for number, kept in enumerate(columns)
-                )
+                parts=tuple(Part(rows, kept.nonzero()[:, 0]) for rows, kept in zip(groups, columns, strict=True))
             )
         return Selection.columns(self.kept[path])
 
@@ -206,6 +206,23 @@ class PruningPlan(Policy):
         table = self.tables[path]
         mean = self.selection(path).values(table.rows) / table.rows
         return f"{mean:g}/{table.dim}" if mean == int(mean) else f"{mean:.1f}/{table.dim}"
+
+    def to_torchrec(self, *, objects: bool = False) -> dict[str, Any]:
+        """The tables that are left as TorchRec describes them, by module path.
+
+        The keys are the arguments of ``torchrec.EmbeddingBagConfig``; ``embedding_dim`` is the number of columns that
+        are left, ``data_type`` one of FP32, FP16, INT8, INT4, INT2, and names have ``_`` for a dot. A table without
+        columns is left out. fbgemm's kernels want widths that are multiples of 4.
+
+        Args:
+            objects: make the config objects themselves.
+
+        Raises:
+            PolicyError: a table keeps blocks or single values, or has 8-byte numbers.
+            ImportError: ``objects``, and torchrec does not load.
+        """
+        configs = table_configs(self)
+        return as_objects(configs) if objects else configs
 
     def draw(self, figure: Figure) -> None:
         """Bars: kept dimensions per table (the mean over its rows), before it the full width in grey."""

@@ -47,7 +47,9 @@ class Quantized(nn.Module):
 
     def look_up(self, ids: Tensor) -> Tensor:
         """Rows [..., k] of ``ids`` [...], in the model's dtype."""
-        return rows_of(self.owner.packed, self.bits, self.width, ids).to(self.like.dtype)
+        rows = rows_of(self.owner.packed, self.bits, self.width, ids)
+        dtype = self.like.dtype
+        return rows if dtype is torch.float32 else rows.to(dtype)
 
     def dequantize(self) -> Tensor:
         """The whole table as it is looked up, [n, k], in the model's dtype: a copy."""

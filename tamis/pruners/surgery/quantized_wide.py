@@ -1,8 +1,7 @@
 """Quantised tables of blocks and of single values; both return wide rows, as their float forms in `blocks` do.
 
 Each row of a block has its numbers, scale and bias side by side; the rows of all parts stand one after the other in
-one tensor of bytes, so that a lookup is a few gathers whose shapes do not depend on the ids (`torch.compile` takes
-them whole). Single values keep the CSR form: one stream of codes, and a scale and a bias per row.
+one tensor of bytes. Single values keep the CSR form: one stream of codes, and a scale and a bias per row.
 """
 
 from __future__ import annotations
@@ -13,7 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from tamis.pruners.surgery.blocks import BlockEmbedding, BlockEmbeddingBag, ValueEmbedding, ValueEmbeddingBag
-from tamis.pruners.surgery.packing import pack_rows, pack_values, row_bytes, scale_bytes, scales_of
+from tamis.pruners.surgery.packing import (
+    has_operator,
+    pack_rows,
+    pack_values,
+    row_bytes,
+    rows_of,
+    scale_bytes,
+    scales_of,
+)
 from tamis.pruners.surgery.quantized import Quantized, pool_static
 
 __all__ = ["QuantizedBlockEmbedding", "QuantizedValueEmbedding", "pack_blocks", "pack_single_values"]
@@ -39,21 +46,41 @@ class _PackedBlocks(_Wide):
         ends: [P] int64: where each part ends in the order of ``place``.
         spots: [P + 1, 3] int64: the part's first place, its first byte, the bytes of its rows.
         slots: [P + 1, d] int64: which number of a row of the part stands in each column, -1 for none.
+        layout: per part its first place, its rows, its first byte, its width.
     """
 
     place: Tensor
     ends: Tensor
     spots: Tensor
     slots: Tensor
+    layout: list[tuple[int, int, int, int]]
 
     def _wide(self, flat: Tensor) -> Tensor:
         place = self.place.index_select(0, flat).long()  # refuses ids below 0
+        return self._by_parts(place) if has_operator(self.owner.packed) else self._by_bytes(place)
+
+    def _by_parts(self, place: Tensor) -> Tensor:
+        """Part by part, with the operator of the type."""
+        wide = torch.zeros(len(place), self.slots.shape[1])
+        packed: Tensor = self.owner.packed
+        for number, (first, rows, base, width) in enumerate(self.layout):
+            size = row_bytes(width, self.bits)
+            inside = (place >= first) & (place < first + rows)
+            table = packed[base : base + rows * size].view(rows, size)
+            if width:
+                found = rows_of(table, self.bits, width, place[inside] - first)
+                columns = getattr(self, f"columns{number}")
+                wide[inside] = found.new_zeros(len(found), wide.shape[1]).index_copy_(1, columns, found)
+        return wide
+
+    def _by_bytes(self, place: Tensor) -> Tensor:
+        """A few gathers whose shapes do not depend on the ids: for compilers, exporters and CUDA."""
         part = torch.bucketize(place, self.ends, right=True)
         first, base, size = self.spots[part].unbind(1)
         start, slot = base + (place - first) * size, self.slots[part]
         numbers = start[:, None] * (8 // self.bits) + slot.clamp(min=0)
         tail = scale_bytes(self.bits)
-        ends = (start + size - tail).clamp(min=0)[:, None] + torch.arange(tail, device=flat.device)
+        ends = (start + size - tail).clamp(min=0)[:, None] + torch.arange(tail, device=place.device)
         packed: Tensor = self.owner.packed
         scale, bias = scales_of(packed[ends], self.bits)
         return torch.where(slot >= 0, _codes(packed, numbers, self.bits) * scale + bias, 0.0)
@@ -138,17 +165,17 @@ def pack_blocks(modules: list[Any], bits: int) -> tuple[dict[str, Tensor], dict[
     device, count = first.place.device, len(parts)
     slots = torch.full((count + 1, first.embedding_dim), -1, dtype=torch.int64)
     spots = torch.zeros(count + 1, 3, dtype=torch.int64)
-    place = base = 0
+    layout, place, base = [], 0, 0
     for number, (part, kept) in enumerate(zip(parts, columns, strict=True)):
         size = row_bytes(part.shape[1], bits)
         slots[number, kept.cpu()] = torch.arange(len(kept))
         spots[number] = torch.tensor([place, base, size])
+        layout.append((place, len(part), base, part.shape[1]))
         place, base = place + len(part), base + size * len(part)
     ends = torch.tensor([len(part) for part in parts], dtype=torch.int64).cumsum(0)
     for module in modules:
         del module.parts
-        for number in range(count):
-            delattr(module, f"columns{number}")
+        module.layout = layout
     rest = {"ends": ends.to(device), "spots": spots.to(device), "slots": slots.to(device)}
     return {"packed": torch.cat(packed)}, rest
 

@@ -84,7 +84,13 @@ class SwiftLaw:
 
     @classmethod
     def from_vector(cls, vector: tuple[float, ...], *, segments: int = 4, transform: str = "cgf") -> SwiftLaw:
-        """The inverse of `to_vector`; knots are sorted."""
+        """The inverse of `to_vector`; knots are sorted.
+
+        Args:
+            vector: the numbers that `to_vector` gives.
+            segments: S, >= 1.
+            transform: as `SwiftLaw`.
+        """
         knots, heights, coefficients = np.split(np.asarray(vector, float), [segments - 1, 2 * segments])
         return cls(tuple(coefficients), tuple(np.sort(knots)), tuple(heights), transform)
 
@@ -102,7 +108,11 @@ class Steps:
     values: np.ndarray
 
     def positions(self, u: np.ndarray) -> np.ndarray:
-        """Where in ``values`` each of ``u`` lies, by binary search."""
+        """Where in ``values`` each of ``u`` lies, by binary search.
+
+        Args:
+            u: values, [n].
+        """
         found: np.ndarray = np.searchsorted(self.keys, u, side="right")
         return found
 
@@ -125,7 +135,11 @@ class BinnedSteps:
     values: np.ndarray
 
     def positions(self, u: np.ndarray) -> np.ndarray:
-        """Where in ``values`` each of ``u`` lies, by arithmetic."""
+        """Where in ``values`` each of ``u`` lies, by arithmetic.
+
+        Args:
+            u: values, [n].
+        """
         return _bin(u, self.low, self.high) + 1
 
     def __call__(self, u: np.ndarray) -> np.ndarray:
@@ -177,7 +191,12 @@ def bins(chunks: Iterator[tuple[np.ndarray, np.ndarray | None]], low: float, hig
 
 
 def aggregate(cdfs: list[np.ndarray], coefficients: tuple[float, ...]) -> np.ndarray:
-    """G = sum of c_i f_i, Eq. (6): float64 [n]."""
+    """G = sum of c_i f_i, Eq. (6): float64 [n].
+
+    Args:
+        cdfs: f_i, each [n] in [0, 1].
+        coefficients: c, one for each of them.
+    """
     total: np.ndarray = np.multiply(cdfs[0], coefficients[0], dtype=np.float64)
     for f, c in zip(cdfs[1:], coefficients[1:], strict=True):
         total += np.multiply(f, c, dtype=np.float64)
@@ -188,6 +207,11 @@ def piecewise_linear(t: np.ndarray, knots: tuple[float, ...], heights: tuple[flo
     """H: linear through (0, v_0), (e_1, v_1), ..., (1, v_S), for t in [0, 1].
 
     Where knots coincide H jumps and takes the right one's height there (at t = 1 it is v_S).
+
+    Args:
+        t: in [0, 1], [n].
+        knots: e_1..e_{S-1}, increasing in [0, 1].
+        heights: v_0..v_S.
     """
     e, v = np.array([0.0, *knots, 1.0]), np.array(heights)
     segment = np.clip(np.searchsorted(e, t, side="right") - 1, 0, len(e) - 2)
@@ -219,12 +243,22 @@ def fit_transform(cdfs: list[np.ndarray], gradient: np.ndarray, law: SwiftLaw) -
 
 
 def bounds(law: SwiftLaw) -> tuple[float, float]:
-    """The range of G over all f in [0, 1]."""
+    """The range of G over all f in [0, 1].
+
+    Args:
+        law: with one coefficient a feature.
+    """
     return sum(min(c, 0.0) for c in law.coefficients), sum(max(c, 0.0) for c in law.coefficients)
 
 
 def scores(cdfs: list[np.ndarray], law: SwiftLaw, transform: Steps | BinnedSteps) -> np.ndarray:
-    """The law, tau = H(T(G)), Eq. (5), of each sample: float64 [n] in [0, 1]."""
+    """The law, tau = H(T(G)), Eq. (5), of each sample: float64 [n] in [0, 1].
+
+    Args:
+        cdfs: f_i, each [n] in [0, 1].
+        law: with one coefficient a feature.
+        transform: T of `fit_transform`.
+    """
     table = piecewise_linear(transform.values, law.knots, law.heights)  # H once a step, not once a sample
     tau = np.empty(len(cdfs[0]))
     for part in _parts(len(tau)):
@@ -258,7 +292,11 @@ def balanced(tau: np.ndarray, law: SwiftLaw, frequency: np.ndarray | None) -> np
 
 
 def check_frequency(frequency: np.ndarray) -> None:
-    """Raise `ValueError`, with the sample, unless all of ``frequency`` [n] lie in (0, 1]."""
+    """Raise `ValueError`, with the sample, unless all of ``frequency`` [n] lie in (0, 1].
+
+    Args:
+        frequency: share of each sample's class, [n].
+    """
     bad = np.flatnonzero(~((frequency > 0) & (frequency <= 1)))
     if len(bad):
         raise ValueError(
@@ -268,7 +306,11 @@ def check_frequency(frequency: np.ndarray) -> None:
 
 
 def probabilities(tau: np.ndarray) -> np.ndarray:
-    """``tau`` normalised to sum 1; uniform, with `NoEffectWarning`, where all are equal or all are zero."""
+    """``tau`` normalised to sum 1; uniform, with `NoEffectWarning`, where all are equal or all are zero.
+
+    Args:
+        tau: the law of each sample, >= 0, [n].
+    """
     low, high = tau.min(), tau.max()
     if low == high:
         why = "zero" if high == 0 else "equal"
@@ -280,6 +322,25 @@ def probabilities(tau: np.ndarray) -> np.ndarray:
         return np.full(len(tau), 1.0 / len(tau))
     tau /= tau.sum()
     return tau
+
+
+def profile(cdf: np.ndarray, p: np.ndarray, bins: int) -> np.ndarray:
+    """Mean of n p in each stretch of a feature's ranks: float64 [bins], of mean 1.
+
+    Samples that share a value share the stretch of percentiles that they fill; so do few samples, which fill more than
+    one percentile each.
+
+    Args:
+        cdf: of the feature at each sample, [n] in (0, 1].
+        p: the samples' probabilities, [n], of sum 1.
+        bins: equal stretches of the feature's ranks, 100 for percentiles.
+    """
+    places, which = np.unique(cdf, return_inverse=True)
+    drawn = np.cumsum(np.bincount(which, weights=p))
+    ends = np.concatenate([[0.0], places])
+    cumulated = np.interp(np.linspace(0.0, 1.0, bins + 1), ends, np.concatenate([[0.0], drawn / drawn[-1]]))
+    means: np.ndarray = bins * np.diff(cumulated)
+    return means
 
 
 def _parts(n: int) -> Iterator[slice]:

@@ -38,6 +38,7 @@ from tamis.samplers.swift.law import (
     cumulative,
     fit_transform,
     probabilities,
+    profile,
     scores,
 )
 from tamis.samplers.weighted.sampler import WeightedSampler
@@ -143,6 +144,9 @@ class SwiftPolicy(Policy):
 
         Uniform, with `NoEffectWarning`, where the law makes no difference between the samples or is 0 on all.
 
+        Args:
+            features: of the samples, with the columns that are needed.
+
         Raises:
             TypeError: ``features`` are not a `FeatureTable`.
             KeyError: a feature is missing.
@@ -157,9 +161,9 @@ class SwiftPolicy(Policy):
 
     def summary(self) -> str:
         """The policy in words."""
-        profile = self.tables["profile"].numpy()
-        fifths = " / ".join(f"{mean:.2f}" for mean in profile.reshape(5, -1).mean(1))
-        if abs(float(profile.mean()) - 1) > _DOUBTED:
+        means = self.tables["profile"].numpy()
+        fifths = " / ".join(f"{mean:.2f}" for mean in means.reshape(5, -1).mean(1))
+        if abs(float(means.mean()) - 1) > _DOUBTED:
             fifths = f"not known ({_OLD_PROFILE})"
         mixture = " ".join(f"{c:+.2f} {name}" for c, name in zip(self.coefficients, self.names, strict=True))
         points = zip((0.0, *self.knots, 1.0), self.heights, strict=True)
@@ -188,7 +192,11 @@ class SwiftPolicy(Policy):
         return "\n".join(lines)
 
     def draw(self, figure: Figure) -> None:
-        """The paper's figures: tau over the (loss, entropy) percentiles, and n p over the loss percentile."""
+        """The paper's figures: tau over the (loss, entropy) percentiles, and n p over the loss percentile.
+
+        Args:
+            figure: of matplotlib, empty.
+        """
         left, right = figure.subplots(1, 2)
         grid = (np.arange(_PROFILE) + 0.5) / _PROFILE
         columns = [np.repeat(grid, _PROFILE), np.tile(grid, _PROFILE)]
@@ -198,11 +206,11 @@ class SwiftPolicy(Policy):
         figure.colorbar(image, ax=left, label="tau (not normalised)")
         second = f"{self.names[1]} percentile" if len(self.names) > 1 else "(no second feature)"
         left.set(xlabel=f"{self.names[0]} percentile", ylabel=second, title="tau by features")
-        profile = self.tables["profile"].numpy()
-        if abs(float(profile.mean()) - 1) > _DOUBTED:
+        known = self.tables["profile"].numpy()
+        if abs(float(known.mean()) - 1) > _DOUBTED:
             right.text(0.5, 0.5, "not known", transform=right.transAxes, ha="center")
         else:
-            right.plot(100 * grid, profile)
+            right.plot(100 * grid, known)
         right.axhline(1.0, color="grey", linewidth=0.8, linestyle="--")
         right.set(xlabel=f"{self.names[0]} percentile", ylabel="draws per sample (uniform: 1)", ylim=(0, None))
         right.set_title("sampling probability")
@@ -217,7 +225,11 @@ class SwiftPolicy(Policy):
 
 
 def check_features(features: object) -> None:
-    """Raise `TypeError`, with the cure, unless ``features`` are a `FeatureTable`."""
+    """Raise `TypeError`, with the cure, unless ``features`` are a `FeatureTable`.
+
+    Args:
+        features: of the samples, with the columns that are needed.
+    """
     if not isinstance(features, FeatureTable):
         got = f"Tensor of shape {list(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
         raise TypeError(
@@ -268,7 +280,11 @@ class FeatureTables:
             check_frequency(self.frequency)
 
     def weights(self, law: SwiftLaw) -> np.ndarray:
-        """The probability of each sample under ``law``: float64 [n], sum 1; as `SwiftPolicy.weights`."""
+        """The probability of each sample under ``law``: float64 [n], sum 1; as `SwiftPolicy.weights`.
+
+        Args:
+            law: with one coefficient a feature.
+        """
         return probabilities(balanced(scores(self.cdfs, law, self.transform(law)), law, self.frequency))
 
     def policy(self, law: SwiftLaw, search: SearchInfo | None = None) -> SwiftPolicy:
@@ -285,7 +301,7 @@ class FeatureTables:
             raise ValueError(f"coefficients={law.coefficients}: must be one a feature ({', '.join(self.names)})")
         transform = self.transform(law)
         p = probabilities(balanced(scores(self.cdfs, law, transform), law, self.frequency))
-        tables = {"profile": _profile(self.cdfs[0], p), "transform.values": transform.values}
+        tables = {"profile": profile(self.cdfs[0], p, _PROFILE), "transform.values": transform.values}
         if isinstance(transform, Steps):
             tables["transform.keys"] = transform.keys
         if law.balance:
@@ -319,24 +335,6 @@ class FeatureTables:
             )
         gradient = np.ones(len(self.cdfs[0])) if self.gradient is None else self.gradient
         return fit_transform(self.cdfs, gradient, law)
-
-
-def _profile(cdf: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """Mean of n p in each percentile of a feature: float64 [100], of mean 1.
-
-    Samples that share a value share the stretch of percentiles that they fill; so do few samples, which fill more than
-    one percentile each.
-
-    Args:
-        cdf: of the feature at each sample, [n] in (0, 1].
-        p: the samples' probabilities, [n], of sum 1.
-    """
-    places, which = np.unique(cdf, return_inverse=True)
-    drawn = np.cumsum(np.bincount(which, weights=p))
-    ends = np.concatenate([[0.0], places])
-    cumulated = np.interp(np.linspace(0.0, 1.0, _PROFILE + 1), ends, np.concatenate([[0.0], drawn / drawn[-1]]))
-    profile: np.ndarray = _PROFILE * np.diff(cumulated)
-    return profile
 
 
 class SwiftSampler(WeightedSampler):
@@ -376,6 +374,9 @@ class SwiftSampler(WeightedSampler):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave.
+
+        Args:
+            state: what `state_dict` gave.
 
         Raises:
             ValueError: the state is of a sampler with another policy or ``num_samples``.

@@ -90,7 +90,11 @@ def rerun(
 
 
 def noise_of(laws: Sequence[Finalist]) -> float | None:
-    """Standard deviation of the score of one law over its runs, pooled over ``laws``; None with too few runs."""
+    """Standard deviation of the score of one law over its runs, pooled over ``laws``; None with too few runs.
+
+    Args:
+        laws: finalists that were run again.
+    """
     groups = [law.scores for law in laws if len(law.scores) > 1]
     if not groups:
         return None
@@ -99,5 +103,9 @@ def noise_of(laws: Sequence[Finalist]) -> float | None:
 
 
 def decided(laws: Sequence[Finalist]) -> Finalist:
-    """The law of highest mean score over its runs; of equals the plainest."""
+    """The law of highest mean score over its runs; of equals the plainest.
+
+    Args:
+        laws: finalists that were run again.
+    """
     return max(laws, key=lambda law: float(np.mean(law.scores)) if law.scores else -np.inf)

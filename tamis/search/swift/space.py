@@ -16,7 +16,12 @@ SHARES = (0.85, 0.7, 0.5)  # that the first trimming laws keep
 
 
 def dimensions(features: int, *, balance: bool = False) -> int:
-    """How many parameters are searched for that many features: 8 for the paper's 2, one more to balance classes."""
+    """How many parameters are searched for that many features: 8 for the paper's 2, one more to balance classes.
+
+    Args:
+        features: number of columns of the law.
+        balance: the last coordinate is the exponent that balances classes.
+    """
     return _KNOTS + _SLOPES + features - 1 + balance
 
 
@@ -74,7 +79,12 @@ def point_of(law: SwiftLaw, *, balance: bool = False) -> np.ndarray:
 
 
 def uniform_point(features: int, *, balance: bool = False) -> np.ndarray:
-    """The middle of the cube, which balances nothing: the uniform law."""
+    """The middle of the cube, which balances nothing: the uniform law.
+
+    Args:
+        features: number of columns of the law.
+        balance: the last coordinate is the exponent that balances classes.
+    """
     point = np.full(dimensions(features, balance=balance), 0.5)
     if balance:
         point[-1] = 0.0

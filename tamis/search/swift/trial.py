@@ -30,6 +30,11 @@ Objective = Callable[[WeightedSampler], object]
 def check_objective(objective: object, model: object, name: str = "objective") -> None:
     """Refuse an objective that is no function and a model that is none.
 
+    Args:
+        objective: what was given as one.
+        model: what was given as one, or None.
+        name: of the argument or state.
+
     Raises:
         TypeError: with the cure.
     """
@@ -42,7 +47,11 @@ def check_objective(objective: object, model: object, name: str = "objective") -
 
 
 def objective_name(objective: Objective) -> str:
-    """What the journal knows an objective by."""
+    """What the journal knows an objective by.
+
+    Args:
+        objective: a function or callable object.
+    """
     return str(getattr(objective, "__qualname__", type(objective).__qualname__))
 
 
@@ -155,5 +164,9 @@ class _CountingSampler(WeightedSampler):
 
 
 def tensors_of(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and buffers, by name."""
+    """Parameters and buffers, by name.
+
+    Args:
+        model: any module.
+    """
     return chain(model.named_parameters(), model.named_buffers())

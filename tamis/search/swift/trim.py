@@ -19,7 +19,7 @@ from tamis.features.table import FeatureTable
 from tamis.policy.base import fingerprint
 from tamis.samplers.plain import kept_lowest
 from tamis.samplers.swift.law import SwiftLaw
-from tamis.samplers.swift.sampler import FeatureTables, SwiftPolicy
+from tamis.samplers.swift.sampler import FeatureTables, SwiftPolicy, check_features
 from tamis.search.journal import Record
 from tamis.search.metrics import Metric, check_metric, metric_name
 from tamis.search.run import SearchRun, adjustable
@@ -116,19 +116,38 @@ def search_trim(
         num_samples=num_samples, score_samples=score_samples,
     )  # fmt: skip
     check_objective(objective, model)
-    tables = _tables(features, column, needs_classes=any(config.balance))
-    laws = [_law(tables, share, power) for share in config.shares for power in config.balance]
+    policy = _search(objective, features, config, model, metric, out, spread)
+    if policy.search is not None and policy.search.config["share"] == 1 and not policy.law.balance:
+        warnings.warn(
+            f"search_trim: keeping everything scored best ({policy.search.score:.6g}), so the policy is uniform",
+            NoEffectWarning,
+            stacklevel=2,
+        )
+    return policy
+
+
+def _search(
+    objective: Objective,
+    features: FeatureTable,
+    config: TrimConfig,
+    model: nn.Module | None,
+    metric: Metric,
+    out: PathOrStr | None,
+    spread: bool,
+) -> SwiftPolicy:
+    tables = _tables(features, config.column, needs_classes=any(config.balance))
+    tried = [(share, power) for share in config.shares for power in config.balance]
+    laws = [_law(tables, share, power) for share, power in tried]
     trial = Trial(
-        objective, lambda point: tables.weights(laws[int(point[0])]), model, metric=metric, num_samples=num_samples,
-        seed=seed, alone=spread,
+        objective, lambda point: tables.weights(laws[int(point[0])]), model, metric=metric,
+        num_samples=config.num_samples, seed=config.seed, alone=spread,
     )  # fmt: skip
-    points = np.arange(len(laws), dtype=np.float64)[:, None]
     data = {
         "objective": objective_name(objective),
         "features": features.digest(),
         "model": None if model is None else fingerprint(dict(tensors_of(model))),
     }
-    count = len(laws) * config.repeats
+    count, points = len(laws) * config.repeats, np.arange(len(laws), dtype=np.float64)[:, None]
     with SearchRun("trim", config, out, data=data) as run:
         try:
             records = run.trials(
@@ -138,32 +157,23 @@ def search_trim(
         finally:
             trial.restore()
         means = [_mean(records[k :: len(laws)]) for k in range(len(laws))]
-        if all(mean is None for mean in means):
+        best = int(np.argmax([-np.inf if mean is None else mean for mean in means]))
+        if means[best] is None:
             raise TamisError(f"trials={count}: none gave a finite score; lower the learning rate of the objective")
-        best = max(range(len(laws)), key=lambda k: -np.inf if means[k] is None else means[k])  # type: ignore[arg-type, return-value]
-        share, power = config.shares[best // len(config.balance)], config.balance[best % len(config.balance)]
-        forwards = 3 * sum(r["draws"] for r in records) + count * score_samples + len(features)
+        forwards = 3 * sum(r["draws"] for r in records) + count * config.score_samples + len(features)
+        facts = {f"score.{share:g}.{power:g}": mean for (share, power), mean in zip(tried, means, strict=True)}
         info = run.info(
-            means[best], {"trials": count, "sample_forwards": forwards}, share=share, power=power,
-            **{f"score.{config.shares[k // len(config.balance)]:g}.{config.balance[k % len(config.balance)]:g}": mean
-               for k, mean in enumerate(means)},
+            means[best], {"trials": count, "sample_forwards": forwards}, share=tried[best][0], power=tried[best][1],
+            **facts,
         )  # fmt: skip
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NoEffectWarning)
-            policy = run.finish(tables.policy(laws[best], info))
-    if share == 1 and not power:
-        warnings.warn(
-            f"search_trim: keeping everything scored best ({means[best]:.6g}), so the policy is uniform",
-            NoEffectWarning,
-            stacklevel=2,
-        )
-    return policy
+            warnings.simplefilter("ignore", NoEffectWarning)  # the caller says it, with the score
+            return run.finish(tables.policy(laws[best], info))
 
 
 def _tables(features: FeatureTable, column: str, *, needs_classes: bool) -> FeatureTables:
     """Of ``column`` alone, and the classes' frequencies if they are needed."""
-    if not isinstance(features, FeatureTable):
-        return FeatureTables(features)  # says what is wrong
+    check_features(features)
     check_choice("column", column, features.column_names)
     if needs_classes and "class_frequency" not in features:
         raise KeyError(

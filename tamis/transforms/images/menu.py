@@ -191,6 +191,15 @@ class Menu:
         """The entries' names."""
         return tuple(entry.name for entry in self.entries)
 
+    @property
+    def own(self) -> int:
+        """How many of the entries are the base's: the first ones."""
+        return len(BASES["randaugment"])
+
+    def full_step(self, at: int) -> int:
+        """The greatest step at which an entry is applied, 0..30."""
+        return self.step if self.step is not None and at < self.own else STEPS
+
     def draw(self, strengths: Sequence[float], key: Sequence[int]) -> list[Drawn]:
         """What is done to one image: a pure function of ``key``.
 

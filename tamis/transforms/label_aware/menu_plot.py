@@ -50,4 +50,3 @@ def draw_menu(policy: MenuView, figure: Figure) -> None:
     right.set_xlim(0, len(policy.classes))
     right.set_xlabel(f"of {len(policy.classes)} classes")
     right.legend(fontsize="small")
-    figure.tight_layout()

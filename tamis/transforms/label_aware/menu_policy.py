@@ -5,6 +5,7 @@ Found by `tamis.search.search_label_aware`, applied by `tamis.transforms.LabelAw
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -79,6 +80,40 @@ class MenuPolicy(Policy):
             object.__setattr__(self, "data", DataInfo(classes=self.classes))
         elif self.data.classes != self.classes:
             raise ValueError("data.classes: must be the policy's classes")
+
+    @classmethod
+    def plain(
+        cls,
+        classes: Sequence[str],
+        base: str = "randaugment",
+        *,
+        add: Sequence[str] | Mapping[str, float] = (),
+        without: Sequence[str] = (),
+        operations: int = 2,
+        magnitude: int = 9,
+    ) -> MenuPolicy:
+        """A menu that is the same for every class, e.g. to train a judge with.
+
+        Args:
+            classes: class names in label order.
+            base: ``"randaugment"`` or ``"trivialaugment"``.
+            add: as `make_menu`.
+            without: operations, or groups of them, that no class gets.
+            operations: as `make_menu`.
+            magnitude: as `make_menu`.
+
+        Raises:
+            ValueError: ``without`` names nothing on the menu.
+        """
+        menu = make_menu(base, add, operations=operations, magnitude=magnitude)
+        known = {word for entry in menu.entries[1:] for word in (entry.name, entry.group)}
+        if not set(without) <= known:
+            raise ValueError(f"without={sorted(set(without) - known)}: must be among {', '.join(sorted(known))}")
+        row = [float(entry.name not in without and entry.group not in without) for entry in menu.entries]
+        return cls(
+            classes=tuple(classes), base=base, strengths=torch.tensor(row).repeat(len(classes), 1),
+            added=menu.names[menu.own :], chances=menu.chances[menu.own :], operations=operations, magnitude=magnitude,
+        )  # fmt: skip
 
     @property
     def names(self) -> tuple[str, ...]:
