@@ -1,7 +1,7 @@
 """MenuPolicy: fields, files, words and pictures, also for a thousand classes; LabelAwareAugment with it."""
 
-import pickle
 import re
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -149,13 +149,13 @@ def test_an_added_operation_travels_to_a_process_that_lacks_it():
     image = picture((8, 6))
     augment.set_epoch(0)
     want = [augment(image, 0, index=i)[0].tobytes() for i in range(5)]
-    carried = pickle.dumps(augment)
+    carried = bytes(ForkingPickler.dumps(augment))
     place = ops.KERNELS.index("TestTravel")
     del ops.ADDED[place], _MORE["TestTravel"]
     ops.KERNELS[place] = "something else"
     with pytest.raises(ValueError, match="add_operation"):
         LabelAwareAugment(policy)
-    there = pickle.loads(carried)
+    there = ForkingPickler.loads(carried)
     assert [there(image, 0, index=i)[0].tobytes() for i in range(5)] == want
 
 
