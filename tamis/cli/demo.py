@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import importlib.util
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ def run_demo(args: argparse.Namespace) -> int:
         raise UsageError(f"METHOD={args.method!r}: has no demo; available: {listed(methods)}")
     if args.data is not None and not Path(args.data).is_file():
         raise UsageError(f"--data {args.data}: no such file")
+    if args.label is not None:
+        _check_label(Path(args.data or folder / "data" / "adult.parquet"), args.label)
     words = [
         word
         for option in ("data", "label", "out")
@@ -28,6 +31,21 @@ def run_demo(args: argparse.Namespace) -> int:
     ]
     statuses = [_run_example(folder / f"demo_{name}.py", words) for name in methods if args.method in (name, "all")]
     return max(statuses)
+
+
+def _check_label(path: Path, label: str) -> None:
+    """Refuse a label that is no column by the table's header alone, before a demo loads all it needs."""
+    if path.suffix == ".parquet" and path.is_file():
+        from pyarrow import parquet
+
+        columns = parquet.read_schema(path).names
+    elif path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            columns = next(csv.reader(file), [])
+    else:
+        return  # the demo says what it reads
+    if label not in columns:
+        raise UsageError(f"--label {label}: no such column; {path.name} has {', '.join(columns)}")
 
 
 def _examples() -> Path:

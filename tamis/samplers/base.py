@@ -34,6 +34,7 @@ class StatefulSampler(Sampler[int]):
     Attributes:
         data_size: number of items of the data set it draws from, if it knows: `tamis.callbacks.attach` then refuses
             another data set.
+        iterations: how many passes were begun; `tamis.callbacks.attach` sees by it that a trainer draws from it.
     """
 
     data_size: int | None = None
@@ -42,6 +43,7 @@ class StatefulSampler(Sampler[int]):
         self.num_samples = check_int("num_samples", num_samples, low=1)
         self.seed = check_seed(seed)
         self.epoch = 0
+        self.iterations = 0
         self._start = 0
 
     @abstractmethod
@@ -103,6 +105,7 @@ class StatefulSampler(Sampler[int]):
     def _begin(self) -> int:
         """Called as each iteration begins; returns, and uses up, its position. A subclass may add to it."""
         start, self._start = self._start, 0
+        self.iterations += 1
         return start
 
     def state_dict(self) -> dict[str, Any]:

@@ -233,7 +233,14 @@ class SceneFrames(FrameSelector):
 
 
 def confidence(head: Head, features: np.ndarray) -> np.ndarray:
-    """The largest class probability of each frame alone: [m, d] -> float64 [m].
+    """The largest class probability of each frame alone.
+
+    Args:
+        head: features [m, d] -> logits [m, C].
+        features: [m, d].
+
+    Returns:
+        [m] float64.
 
     Raises:
         ValueError: the head does not give finite logits [m, C].
