@@ -17,6 +17,7 @@ from torch import nn
 from tamis.core.errors import NoEffectWarning
 from tamis.core.types import OptimizerLike
 from tamis.pruners.selection import Selection
+from tamis.pruners.surgery.held import held_in_lists, warn_of_old
 from tamis.pruners.surgery.narrow import embedding_modules, used_elsewhere
 from tamis.pruners.surgery.packing import check_stored
 from tamis.pruners.surgery.plan import BUFFER, PruningPlan, TableCut
@@ -60,7 +61,8 @@ def quantize_embeddings(
 
     Warns:
         NoEffectWarning: no table gets smaller.
-        UserWarning: a table is also an output head's, which keeps its float tensor.
+        UserWarning: a table is also an output head's, which keeps its float tensor; or a list of the model goes on
+            holding a float table.
     """
     check_stored("quantize", stored)
     groups = _groups(model, tables)
@@ -83,7 +85,9 @@ def quantize_embeddings(
             "tensor: both are stored now",
             stacklevel=2,
         )
+    held = held_in_lists(model)
     store_tables(model, groups, chosen)
+    warn_of_old(model, held, "quantising replaced: they stay in memory; take them out of there")
     plan = replace(plan, stored={**plan.stored, **chosen})
     plan.write_into(model)
     return plan
