@@ -100,13 +100,11 @@ def check_ranks(sampler: Any) -> None:
         return
     state = {"class": type(sampler).__name__, "length": len(sampler), **sampler.state_dict()}
     found = gather_objects({name: _checksum(value) for name, value in state.items()})
-    names = sorted(
-        {name for other in found for name in found[0].keys() | other.keys() if found[0].get(name) != other.get(name)}
-    )
+    names = sorted(name for name in found[0] if any(other.get(name) != found[0][name] for other in found))
     if names:
         raise TamisError(
-            f"{type(sampler).__name__}: the processes hold different ones ({', '.join(names)} differ), so that they would "
-            "not share one order; build it from the same seed, features and weights in every process"
+            f"{type(sampler).__name__}: the processes hold different ones ({', '.join(names)} differ), so that they "
+            "would not share one order; build it from the same seed, features and weights in every process"
         )
 
 
@@ -118,7 +116,7 @@ def _checksum(value: object) -> int:
         return zlib.crc32(repr([_checksum(item) for item in value]).encode())
     if isinstance(value, (torch.Tensor, np.ndarray)):
         array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
-        return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return zlib.crc32(repr(value).encode())
 
 
