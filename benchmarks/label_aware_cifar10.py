@@ -42,7 +42,7 @@ from benchmarks.label_aware_common import (
 from benchmarks.label_aware_planted import PREDICTOR, mean_quality, predictor_quality
 from tamis.core.rng import numpy_generator, torch_generator
 from tamis.search import search_label_aware
-from tamis.search.label_aware.search import build_policy
+from tamis.search.label_aware.triples import build_policy
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIDE, TRIPLES = 16, 100

@@ -46,7 +46,7 @@ from tamis.core.rng import numpy_generator
 from tamis.optimizers.mrmr import counts
 from tamis.optimizers.predictor import Predictor, PredictorConfig
 from tamis.search import search_label_aware
-from tamis.search.label_aware.search import SPACE
+from tamis.search.label_aware.triples import SPACE
 from tamis.transforms.images.ops import IDENTITY, OPERATIONS
 
 PREDICTOR = PredictorConfig(ensemble=3, width=50, epochs=60, batch=2048, max_rows=100_000)

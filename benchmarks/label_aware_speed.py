@@ -30,7 +30,7 @@ from tamis.core.rng import numpy_generator
 from tamis.optimizers.mrmr import select
 from tamis.optimizers.predictor import PredictorConfig
 from tamis.search.label_aware.reward import RewardImages
-from tamis.search.label_aware.search import SPACE, _Exploration
+from tamis.search.label_aware.triples import SPACE, _Exploration
 from tamis.transforms import LabelAwareAugment, apply_operations
 from tamis.transforms.images.ops import CODES, OPERATIONS, Drawn
 

@@ -14,7 +14,8 @@ from tamis.core.types import Accelerator, Stateful, TrainerLike
 if TYPE_CHECKING:
     from torch.utils.data import Sampler
 
-    from tamis.callbacks.hf import EpochCallback, PruningCallback, SamplerCallback
+    from tamis.callbacks.hf import EpochCallback, PruningCallback, SamplerCallback, TrajectoryCallback
+    from tamis.features.trajectory import LossTrajectory
     from tamis.pruners.base import Regularizer
 
 
@@ -34,6 +35,8 @@ def attach(target: TrainerLike, component: Sampler[int]) -> SamplerCallback: ...
 @overload
 def attach(target: TrainerLike, component: Regularizer, **options: Any) -> PruningCallback: ...
 @overload
+def attach(target: TrainerLike, component: LossTrajectory) -> TrajectoryCallback: ...
+@overload
 def attach(target: TrainerLike, component: HasEpoch) -> EpochCallback: ...
 @overload
 def attach(target: Accelerator, component: Stateful, *, name: str | None = None) -> None: ...
@@ -46,6 +49,7 @@ def attach(target: object, component: object, **options: Any) -> object:
     Trainer         sampler                     replaces the train sampler, saves and restores its state
     Trainer         regularizer or pruner       `PruningCallback` (``penalty="grad"``, or ``"loss"`` for DeepSpeed)
     Trainer         anything with `set_epoch`   `EpochCallback`: a transform, data set or collator that draws anew
+    Trainer         `LossTrajectory`            notes loss and margin of each training sample; saved and restored
     Accelerator     anything with `state_dict`  saved and restored by ``save_state`` / ``load_state`` (``name=``)
     ==============  ==========================  ===================================================================
 
@@ -65,6 +69,7 @@ def attach(target: object, component: object, **options: Any) -> object:
     """
     from torch.utils.data import Sampler
 
+    from tamis.features.trajectory import LossTrajectory
     from tamis.pruners.base import Regularizer
 
     if hasattr(target, "register_save_state_pre_hook"):
@@ -74,16 +79,19 @@ def attach(target: object, component: object, **options: Any) -> object:
         return None
     if not (hasattr(target, "_get_train_sampler") and hasattr(target, "add_callback")):
         raise TypeError(f"target={type(target).__name__}: must be a transformers Trainer or an accelerate Accelerator")
-    from tamis.callbacks.hf import attach_epochs, attach_pruner, attach_sampler
+    from tamis.callbacks.hf import attach_epochs, attach_pruner, attach_sampler, attach_trajectory
 
     if isinstance(component, Sampler):
         return attach_sampler(target, component, **options)
     if isinstance(component, Regularizer):
         return attach_pruner(target, component, **options)
+    if isinstance(component, LossTrajectory):
+        return attach_trajectory(target, component, **options)
     if hasattr(component, "set_epoch"):
         return attach_epochs(target, component, **options)
     raise TypeError(
-        f"component={type(component).__name__}: must be a sampler, a Regularizer, a Pruner, or have set_epoch(epoch)"
+        f"component={type(component).__name__}: must be a sampler, a Regularizer, a Pruner, a LossTrajectory, or have "
+        "set_epoch(epoch)"
     )
 
 

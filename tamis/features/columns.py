@@ -76,7 +76,11 @@ class Columns:
 
 
 def fingerprint_columns(columns: Sequence[Column]) -> str:
-    """sha256 over text columns; "" for none."""
+    """sha256 over text columns; "" for none.
+
+    Args:
+        columns: of one size; strings, numbers or token ids.
+    """
     return fingerprint(*[fingerprint(*_bytes_of(column)) for column in columns]) if columns else ""
 
 

@@ -22,6 +22,7 @@ _BUILTIN = {
     "curriculum": "tamis.samplers.curriculum.sampler:CurriculumPolicy",
     "frames": "tamis.transforms.frames.policy:FramePolicy",
     "label_aware": "tamis.transforms.label_aware.policy:LabelAwarePolicy",
+    "label_aware_menu": "tamis.transforms.label_aware.menu_policy:MenuPolicy",
     "pruning_plan": "tamis.pruners.surgery.plan:PruningPlan",
     "swift": "tamis.samplers.swift.sampler:SwiftPolicy",
 }

@@ -1,7 +1,8 @@
 """Transforms: what is done to a sample on its way to the model, as a saved policy says."""
 
+from tamis.transforms.frames.backbones import HFEncoder, TimmEncoder
 from tamis.transforms.frames.collator import FrameSelectionCollator
-from tamis.transforms.frames.encoder import PixelEncoder
+from tamis.transforms.frames.encoder import MotionEncoder, PixelEncoder
 from tamis.transforms.frames.policy import FramePolicy, SearchedFrames
 from tamis.transforms.frames.selectors import (
     ClipView,
@@ -15,9 +16,10 @@ from tamis.transforms.frames.selectors import (
     UniformFrames,
 )
 from tamis.transforms.frames.video import VideoError, open_video
-from tamis.transforms.images import OPERATIONS, apply_operations
+from tamis.transforms.images import OPERATIONS, add_operation, apply_operations, make_menu
 from tamis.transforms.label_aware.augment import LabelAwareAugment
 from tamis.transforms.label_aware.data import LabelAwareDataset
+from tamis.transforms.label_aware.menu_policy import MenuPolicy
 from tamis.transforms.label_aware.policy import LabelAwarePolicy
 
 __all__ = [
@@ -28,17 +30,23 @@ __all__ = [
     "FramePolicy",
     "FrameSelectionCollator",
     "FrameSelector",
+    "HFEncoder",
     "LabelAwareAugment",
     "LabelAwareDataset",
     "LabelAwarePolicy",
+    "MenuPolicy",
+    "MotionEncoder",
     "PairwiseFrames",
     "PixelEncoder",
     "RandomFrames",
     "SceneFrames",
     "SearchedFrames",
     "SegmentFrames",
+    "TimmEncoder",
     "UniformFrames",
     "VideoError",
+    "add_operation",
     "apply_operations",
+    "make_menu",
     "open_video",
 ]

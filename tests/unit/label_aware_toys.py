@@ -40,7 +40,8 @@ class ByEye(nn.Module):
 def search(model=None, data=None, **options):
     """A quick search with the toy task."""
     settings = {"iterations": 40, "warmup": 20, "triples": 12, "seed": 3, "batch_size": 16, "predictor": QUICK}
-    return search_label_aware(model or ByEye(), data or pictures(), **{"classes": CLASSES, **settings, **options})
+    given = {"base": "triples", "classes": CLASSES, **settings, **options}
+    return search_label_aware(model or ByEye(), data or pictures(), **given)
 
 
 def distributed_search(out):

@@ -296,4 +296,4 @@ def test_shared_state_survives_copies():
 
 
 def test_drawn_operations_default_to_the_middle():
-    assert Drawn(1, 2) == (1, 2, 0.5, 0.5)
+    assert Drawn(1, 2) == (1, 2, 0.5, 0.5, None)

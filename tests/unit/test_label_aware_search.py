@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 import tamis
 from tamis import NoEffectWarning, TamisError
 from tamis.cli.main import main
 from tamis.search import carry_policy, search_label_aware
 from tamis.search.label_aware.reward import RewardImages, scaled
-from tamis.search.label_aware.search import SPACE, build_policy
+from tamis.search.label_aware.triples import SPACE, build_policy
 from tamis.transforms import apply_operations
 from tamis.transforms.images.ops import OPERATIONS, draw
 from tests.contract.label_aware_factories import Pictures
@@ -66,7 +67,8 @@ def test_batches_and_sums_do_not_depend_on_the_batch_size():
 def test_pil_data_sets_are_read_with_their_own_class_names():
     from tests.contract.label_aware_factories import CLASSES as NAMES
 
-    policy = search(data=Pictures(), classes=None, iterations=6, warmup=4, triples=2, refit_every=2)
+    with pytest.warns(UserWarning, match="no more than chance"):  # noise
+        policy = search(data=Pictures(), classes=None, iterations=6, warmup=4, triples=2, refit_every=2)
     assert policy.classes == NAMES
 
 
@@ -123,7 +125,7 @@ def test_a_finished_search_is_read_back_and_extended(tmp_path):
     assert longer == search(iterations=50)
     with pytest.raises(TamisError, match="reward"):
         search(out=tmp_path, reward="probability")
-    with pytest.raises(TamisError, match="clean"):
+    with pytest.raises(TamisError, match="clean"), pytest.warns(UserWarning, match="give prepare="):
         search(out=tmp_path, prepare=lambda images: 0.0 * images.float())
 
 
@@ -163,14 +165,19 @@ class Constant(nn.Module):
 
 
 def test_a_model_that_sees_nothing_is_told():
-    with pytest.warns(NoEffectWarning, match="no triple changed"):
+    with pytest.warns(NoEffectWarning, match="no triple changed"), pytest.warns(UserWarning, match="33%"):
         search(Constant(), iterations=22)
 
 
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"iterations": 5}, ValueError, "iterations"),
+        ({"iterations": 5}, ValueError, "lower warmup too"),
+        ({"classes": 43}, TypeError, r"\[str\(i\) for i in range\(43\)\]"),
+        ({"classes": "cat"}, TypeError, "names in label order"),
+        ({"data": DataLoader([(torch.zeros(3, 4, 4), 0)])}, TypeError, "loader.dataset"),
+        ({"data": (np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2))}, TypeError, "torch.from_numpy"),
+        ({"data": iter([])}, TypeError, "map-style"),
         ({"warmup": 0}, ValueError, "warmup"),
         ({"triples": 817}, ValueError, "triples"),
         ({"alpha": -1.0}, ValueError, "alpha"),
@@ -195,7 +202,7 @@ def test_a_model_that_sees_nothing_is_told():
     ],
 )
 def test_wrong_input_is_refused(options, error, words):
-    given = {"classes": CLASSES, "data": pictures(), **options}
+    given = {"base": "triples", "classes": CLASSES, "data": pictures(), **options}
     with pytest.raises(error, match=words) as caught:
         search_label_aware(ByEye(), given.pop("data"), **given)
     assert "np." not in str(caught.value)
@@ -206,7 +213,7 @@ def test_it_is_searched_from_the_shell(tmp_path, capsys, monkeypatch):
     lines = [
         'model = "tests.unit.label_aware_toys:ByEye"',
         'val_data = "tests.unit.label_aware_toys:pictures"',
-        'classes = ["bright", "dark", "busy"]',
+        'classes = ["bright", "dark", "busy"]', 'base = "triples"',
         "iterations = 12", "warmup = 10", "triples = 4",
     ]  # fmt: skip
     (tmp_path / "search.toml").write_text("[search]\n" + "\n".join(lines))

@@ -31,6 +31,8 @@ def attach_sampler(trainer: Any, sampler: Any) -> SamplerCallback:
     trainer.get_train_dataloader = _remembered(_unpatched(trainer, "get_train_dataloader"), callback)
     if hasattr(trainer, "_init_training_state"):  # else the callback refuses a resume that it would have to correct
         trainer._init_training_state = _corrected(trainer, _unpatched(trainer, "_init_training_state"), callback)
+    callbacks = trainer.callback_handler.callbacks
+    callbacks.insert(0, callbacks.pop())  # before the reporters, which then log its scalars too
     return callback
 
 

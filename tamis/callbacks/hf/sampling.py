@@ -128,19 +128,20 @@ class SamplerCallback(ComponentCallback):
             check_drawn(self.component, kwargs["train_dataloader"], self._iterations)
             self._proven = True
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Adds what the sampler has to say of what was drawn, e.g. the share of each source."""
-        if hasattr(self.component, "logs") and self._dealing is not None and self._epoch is not None:
-            values = self.component.logs(self._position(self._dealing))
-            kwargs["logs"].update(values)
-            if state.log_history:
-                state.log_history[-1].update(values)
-
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._batches += 1
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._batches += 1
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """``tamis/...`` scalars of the sampler beside each training loss."""
+        if "loss" not in kwargs["logs"] or not hasattr(self.component, "logs"):
+            return
+        values = self.component.logs(None if self._dealing is None else self._position(self._dealing))
+        kwargs["logs"].update(values)
+        if state.log_history:
+            state.log_history[-1].update(values)
 
 
 class EpochCallback(TrainerCallback):

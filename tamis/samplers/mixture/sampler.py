@@ -161,8 +161,13 @@ class MixtureSampler(StatefulSampler):
             total = total + np.bincount(self.source_of(part), minlength=len(self.names))
         return dict(zip(self.names, total.tolist(), strict=True))
 
-    def logs(self, position: int) -> dict[str, float]:
-        """For a trainer's log: the share of each source in the present epoch so far."""
+    def logs(self, position: int | None = None) -> dict[str, float]:
+        """For a trainer's log: the share of each source in the present epoch so far.
+
+        Args:
+            position: indices of the epoch consumed so far, on all ranks together; None: all of them.
+        """
+        position = len(self) if position is None else position
         counts = self.drawn(position)
         return {f"tamis/share_{name}": count / max(position, 1) for name, count in counts.items()}
 

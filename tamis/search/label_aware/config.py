@@ -1,8 +1,9 @@
-"""The settings of a label-aware search, and the space that it searches."""
+"""The settings of both label-aware searches, and the space that triples are searched in."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from tamis.core.checks import check_choice, check_int, check_range, check_type
 from tamis.core.rng import check_seed
@@ -10,16 +11,17 @@ from tamis.optimizers.mrmr import multisets
 from tamis.optimizers.predictor import PredictorConfig
 from tamis.search.label_aware.reward import REWARDS
 from tamis.search.run import adjustable
+from tamis.transforms.images.menu import Menu, make_menu
 from tamis.transforms.images.ops import OPERATIONS
 
-__all__ = ["SPACE", "LabelAwareConfig"]
+__all__ = ["SPACE", "LabelAwareConfig", "VetoConfig"]
 
 SPACE = multisets(len(OPERATIONS), 3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelAwareConfig:
-    """Settings of `search_label_aware`.
+    """Settings of `search_label_aware` with ``base="triples"``.
 
     Attributes:
         iterations: T, passes over the reward images, >= ``warmup``.
@@ -56,7 +58,12 @@ class LabelAwareConfig:
     def __post_init__(self) -> None:
         for name in ("refit_every", "repeats", "batch_size"):
             check_int(name, getattr(self, name), low=1)
-        check_int("iterations", self.iterations, low=check_int("warmup", self.warmup, low=1))
+        check_int("warmup", self.warmup, low=1)
+        if check_int("iterations", self.iterations, low=1) < self.warmup:
+            raise ValueError(
+                f"iterations={self.iterations}: must be >= warmup={self.warmup}, the random ones among them; lower "
+                "warmup too"
+            )
         check_int("triples", self.triples, low=1, high=len(SPACE))
         for name in ("alpha", "shrinkage"):
             check_range(name, getattr(self, name), low=0)
@@ -70,3 +77,54 @@ class LabelAwareConfig:
                 f"candidates={mixture}: must be three counts >= 0, together >= refit_every={self.refit_every}"
             )
         object.__setattr__(self, "candidates", mixture)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VetoConfig:
+    """Settings of `search_label_aware` on a base with a menu.
+
+    Attributes:
+        base: ``"randaugment"`` or ``"trivialaugment"``.
+        add: names of operations beside the base's own.
+        chances: for each of these the chance of being applied by itself, 0: drawn like the base's own.
+        operations: drawn for an image, of RandAugment.
+        magnitude: of RandAugment, 0..30.
+        levels: shares of the magnitude that are judged, increasing, the last 1.
+        margin: share of its probability that a class may lose under an operation that its judge was trained with,
+            beyond the classes that the operation suits best, in [0, 1).
+        margin_unseen: the same where the judge was never trained with it; of an added operation all harm counts.
+        false_discovery: bound on the share of vetoes that are chance, in (0, 1).
+        shrinkage: images' worth of trust in no harm, >= 0.
+        batch_size: images a forward.
+        seed: of everything drawn.
+    """
+
+    base: str = "randaugment"
+    add: tuple[str, ...] = ()
+    chances: tuple[float, ...] = adjustable(())
+    operations: int = adjustable(2)
+    magnitude: int = 9
+    levels: tuple[float, ...] = (0.5, 1.0)
+    margin: float = adjustable(0.1)
+    margin_unseen: float = adjustable(0.2)
+    false_discovery: float = adjustable(0.1)
+    shrinkage: float = adjustable(5.0)
+    batch_size: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("margin", "margin_unseen"):
+            check_range(name, getattr(self, name), low=0, high=1, open_high=True)
+        check_range("false_discovery", self.false_discovery, low=0, high=1, open_low=True, open_high=True)
+        check_range("shrinkage", self.shrinkage, low=0)
+        check_int("batch_size", self.batch_size, low=1)
+        check_seed(self.seed)
+        rising = all(a < b for a, b in pairwise(self.levels))
+        if not self.levels or not rising or self.levels[0] <= 0 or self.levels[-1] != 1:
+            raise ValueError(f"levels={self.levels}: must increase from above 0 to 1, e.g. (0.5, 1.0)")
+
+    @property
+    def menu(self) -> Menu:
+        """The menu that is judged."""
+        added = dict(zip(self.add, self.chances, strict=True))
+        return make_menu(self.base, added, operations=self.operations, magnitude=self.magnitude)

@@ -10,7 +10,6 @@ true class for R_y, which varies less than the recall where images are few.
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable
 from typing import Any
 
@@ -22,9 +21,9 @@ from tamis.core.distributed import parallel_map
 from tamis.core.errors import TamisError
 from tamis.core.models import device_of, evaluating
 from tamis.policy.base import fingerprint
-from tamis.transforms.images.ops import check_image, draw
+from tamis.search.label_aware.data import read_images
+from tamis.transforms.images.ops import draw
 from tamis.transforms.images.tensor import apply_batch
-from tamis.transforms.label_aware.samples import sample_keys
 
 __all__ = ["REWARDS", "RewardImages", "scaled"]
 
@@ -67,7 +66,7 @@ class RewardImages:
         seed: int = 0,
     ) -> None:
         self.model, self.prepare, self.reward, self.repeats, self.seed = model, prepare, reward, repeats, seed
-        self.images, self.labels = _read(data, len(groups))
+        self.images, self.labels = read_images(data, len(groups))
         self.classes = len(groups)
         self.groups = torch.from_numpy(groups)[self.labels].numpy()
         self.counts = np.bincount(self.groups, minlength=int(groups.max()) + 1)
@@ -114,7 +113,9 @@ class RewardImages:
         return total
 
     def _batch(self, rows: Tensor, triples: np.ndarray | None, trial: int, repeat: int) -> np.ndarray:
-        images = self.images[rows].to(self.device)
+        if self.images.device != self.device:
+            self.images = self.images.to(self.device)  # and there they stay
+        images = self.images[rows]
         if triples is not None:
             images = apply_batch(
                 images,
@@ -141,41 +142,3 @@ class RewardImages:
         else:
             scores = logits.double().softmax(1).gather(1, labels[:, None]).squeeze(1)
         return np.bincount(self.groups[rows.numpy()], weights=scores.cpu().numpy(), minlength=len(self.counts))
-
-
-def _read(data: Any, classes: int) -> tuple[Tensor, Tensor]:
-    """All images and labels, checked: uint8 [N, C, H, W] and int64 [N]."""
-    if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], Tensor) and data[0].ndim == 4:
-        images, labels = data[0], torch.as_tensor(data[1]).cpu()
-        for image in images[:1]:
-            check_image(image)
-    else:
-        pairs = [_pair(data[number], number) for number in range(len(data))]
-        shapes = sorted({tuple(image.shape) for image, _ in pairs})
-        if len(shapes) > 1:
-            raise ValueError(
-                f"val_data: images of {shapes[0]} and {shapes[1]}: must be of one size; resize and crop them first"
-            )
-        images = torch.stack([image for image, _ in pairs]) if pairs else torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
-        labels = torch.tensor([label for _, label in pairs], dtype=torch.int64)
-    if len(images) == 0 or len(images) != len(labels):
-        raise ValueError(f"val_data: {len(images)} images and {len(labels)} labels: must be as many, and not 0")
-    if labels.ndim != 1 or labels.is_floating_point():
-        raise ValueError(f"val_data: labels of {labels.dtype} {list(labels.shape)}: must be integers [N]; soft labels "
-                         "have no class")  # fmt: skip
-    least, greatest = int(labels.min()), int(labels.max())
-    if least < 0 or greatest >= classes:
-        raise ValueError(f"val_data: labels {least}..{greatest}: must lie in 0..{classes - 1}, the classes")
-    return images, labels.long()
-
-
-def _pair(item: Any, number: int) -> tuple[Tensor, int]:
-    image, label = (item[key] for key in sample_keys(item))
-    if isinstance(label, (Tensor, np.ndarray, np.generic)):
-        label = label.item() if label.ndim == 0 else label.tolist()
-    if isinstance(label, bool) or not hasattr(label, "__index__"):
-        raise TypeError(f"val_data[{number}]: label {reprlib.repr(label)}: must be an int; soft labels have no class")
-    if check_image(image) == "pil":
-        array = np.asarray(image)
-        image = torch.from_numpy((array[..., None] if array.ndim == 2 else array).transpose(2, 0, 1).copy())
-    return image, int(label)

@@ -1,328 +1,184 @@
-"""The search of LA3: for each label, which triples of image operations suit it.
+"""`search_label_aware`: which augmentation suits which class.
 
-"LA3: Efficient Label-Aware AutoAugment", Zhao et al., ECCV 2022; chapter 4 of M. Zhao's thesis. What is new there: a
-policy for each label, found by one shared predictor from one pass over the reward images an iteration.
-
-========= ============================= =======================================================================
-symbol    here                          meaning
-========= ============================= =======================================================================
-theta     ``model``                     trained without the reward images
-D_val     ``val_data``                  reward images, neither selection nor test data
-T, T_0    ``iterations``, ``warmup``    all iterations, and how many of them try random triples: 500, 100
-tau       row of `SPACE`                a triple; its order is drawn for each image, because f does not see it
-r         `RewardImages.rewards`        Eq. (4.4)
-f         `Predictor`                   r~ of every triple for every label
-A         `SPACE`                       the 816 combinations of three of the 16 operations
-N_cand    ``triples``                   triples a label in the policy: 100
-alpha     ``alpha``                     weight of redundancy, Eq. (4.5): 2.5 (the authors' code: 5, see `mrmr`)
-========= ============================= =======================================================================
-
-**Deviations**: the predictor is trained anew every ``refit_every`` iterations and the best candidates of that fit are
-tried until the next, as in the authors' code (10); ``refit_every=1`` is the text. Candidates are combinations, not
-ordered triples. Labels with few reward images are drawn towards the mean of all labels: r~ becomes
-n / (n + shrinkage) r~ + shrinkage / (n + shrinkage) times the mean, and a label without any gets the mean.
-
-**Unstated** in the text: "according to their real reward values" (explored candidates are drawn with probability
-proportional to the reward shifted to begin at 0); what is mutated (``parents="last"``, the triples of the latest
-iterations, is the text; ``"best"``, the five best so far, is the authors' code).
+Two searches behind one door: vetoes on a base that people use already (`vetoes`), and the thesis' policy of triples
+("LA3: Efficient Label-Aware AutoAugment", Zhao et al., ECCV 2022; `triples`).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
-from tamis.core.errors import NoEffectWarning, TamisError
-from tamis.core.rng import numpy_generator, seed_of
+from tamis.core.checks import check_choice, check_range
 from tamis.core.types import MapDataset, PathOrStr
-from tamis.optimizers.mrmr import counts, select
-from tamis.optimizers.predictor import Predictor, PredictorConfig
-from tamis.policy.base import DataInfo, SearchInfo, fingerprint
-from tamis.policy.info import describe_data
-from tamis.search.label_aware.config import SPACE, LabelAwareConfig
-from tamis.search.label_aware.reward import RewardImages, scaled
-from tamis.search.run import SearchRun
-from tamis.transforms.images.ops import IDENTITY, OPERATIONS
+from tamis.optimizers.predictor import PredictorConfig
+from tamis.search.label_aware.carry import carry_policy
+from tamis.search.label_aware.config import SPACE, LabelAwareConfig, VetoConfig
+from tamis.search.label_aware.data import class_names
+from tamis.search.label_aware.reward import scaled
+from tamis.search.label_aware.triples import build_policy, search_triples
+from tamis.search.label_aware.vetoes import Fit, search_vetoes
+from tamis.transforms.label_aware.menu_policy import MenuPolicy
 from tamis.transforms.label_aware.policy import LabelAwarePolicy
 
 __all__ = ["SPACE", "build_policy", "carry_policy", "search_label_aware"]
 
-_PLACES = {tuple(row): place for place, row in enumerate(SPACE.tolist())}
-_BEST = 5  # parents of mutations with parents="best"
+_BASES = ("randaugment", "trivialaugment", "triples")
 
 
 def search_label_aware(
-    model: nn.Module,
-    val_data: MapDataset | tuple[Tensor, Tensor],
+    model: nn.Module | Sequence[nn.Module],
+    val_data: MapDataset | tuple[Tensor, Tensor] | Sequence[Any],
     *,
-    iterations: int = 500,
-    warmup: int = 100,
-    triples: int = 100,
-    alpha: float = 2.5,
-    reward: str = "recall",
+    base: str | None = None,
+    trained_with: str | Sequence[str] | None = None,
+    add: Sequence[str] | Mapping[str, float] = (),
+    fit: Fit | None = None,
+    trainings: float = 1.0,
+    operations: int | None = None,
+    magnitude: int | None = None,
+    levels: Sequence[float] | None = None,
+    margin: float | None = None,
+    margin_unseen: float | None = None,
+    false_discovery: float | None = None,
+    shrinkage: float | None = None,
     prepare: Callable[[Tensor], Tensor] = scaled,
     classes: Sequence[str] | None = None,
-    label_aware: bool = True,
-    shrinkage: float = 10.0,
-    refit_every: int = 10,
-    candidates: Sequence[int] = (10, 50, 40),
-    parents: str = "last",
-    predictor: PredictorConfig | None = None,
-    repeats: int = 1,
     batch_size: int = 256,
     seed: int = 0,
     out: PathOrStr | None = None,
-) -> LabelAwarePolicy:
-    """Find a label-aware policy, Algorithms 2 and 3.
+    iterations: int | None = None,
+    warmup: int | None = None,
+    triples: int | None = None,
+    alpha: float | None = None,
+    reward: str | None = None,
+    label_aware: bool | None = None,
+    refit_every: int | None = None,
+    candidates: Sequence[int] | None = None,
+    parents: str | None = None,
+    predictor: PredictorConfig | None = None,
+    repeats: int | None = None,
+) -> MenuPolicy | LabelAwarePolicy:
+    """Find which operations each class must not get.
 
     Args:
-        model: classifier trained on data without ``val_data``; gives logits. It is left as it was.
-        val_data: reward images: a map-style data set of (image, label), PIL or uint8 tensors of one size, or a pair
-            of tensors (uint8 [N, C, H, W], integers [N]). Use images that serve nothing else.
-        iterations: T, passes over the reward images, >= ``warmup``.
-        warmup: T_0, random ones among them, >= 1.
-        triples: N_cand, triples a label in the policy, 1..816.
-        alpha: weight of redundancy, >= 0.
-        reward: ``"recall"`` (the paper) or ``"probability"`` of the true class, less noisy with few images.
+        model: classifier trained on data without ``val_data``; gives logits. It is left as it was. Or a list of them,
+            e.g. of a cross-validation, each with its own held-out part.
+        val_data: images that the model was not trained on: a map-style data set of (image, label), PIL or uint8
+            tensors of one size, or a pair of tensors (uint8 [N, C, H, W], integers [N]). For a list of models, a list
+            with the part that was held out from each.
+        base: ``"randaugment"`` (default) or ``"trivialaugment"``: vetoes on that augmentation; ``"triples"``: the
+            thesis' policy.
+        trained_with: what the model was trained with, because that decides who may judge what: ``"randaugment"``,
+            names of groups (``"geometry"``, ``"colour"``, ``"inversion"``, ``"flip"``, ``"erasing"``) or of
+            operations; () for none. Must be given with a base that has a menu.
+        add: operations beside the base's own, e.g. ``["HorizontalFlip", "HalfTurn"]``, which are drawn like these;
+            or a mapping to the chance of being applied by itself, as pipelines have it: ``{"HorizontalFlip": 0.5}``.
+        fit: trains a judge without the groups that the model was trained with: ``fit(augment, fold, share)`` trains
+            as the model (the ``fold``-th) was trained, with another augmentation, for that share of the epochs, and
+            returns it. Needed to add an operation of a group that the model was trained with. Without it the
+            base's own operations are judged by the model itself.
+        trainings: what all such judges may cost together, in trainings of the model; > 0.
+        operations: drawn for an image, of RandAugment: 2.
+        magnitude: of RandAugment, 0..30: 9.
+        levels: shares of the magnitude that are judged: (0.5, 1).
+        margin: share of its probability that a class may lose under an operation that its judge was trained with,
+            beyond the classes that it suits best: 0.1.
+        margin_unseen: the same where the judge was never trained with it; of an added operation all harm counts: 0.2.
+        false_discovery: bound on the share of vetoes that are chance: 0.1.
+        shrinkage: images' worth of trust that a class is not harmed: 5; for triples in the mean of all labels: 10.
         prepare: from uint8 [B, C, H, W] to the model's input, e.g. scaling and normalising.
         classes: class names in label order; default: the data set's own.
-        label_aware: False searches one policy for all labels.
-        shrinkage: images' worth of trust in the mean of all labels, >= 0.
-        refit_every: iterations from one training of the predictor to the next.
-        candidates: how many are mutated, unseen and explored, each time.
-        parents: what is mutated, ``"last"`` or ``"best"``.
-        predictor: its hyper-parameters.
-        repeats: passes an iteration, with other magnitudes.
         batch_size: images a forward.
         seed: of everything drawn.
         out: folder for the journal and the policy. A search that finds its own journal there goes on from it.
+        iterations: triples only, as all that follow: T, passes over the reward images, >= ``warmup``; 500.
+        warmup: T_0, random ones among them, >= 1; 100.
+        triples: N_cand, triples a label in the policy, 1..816; 100.
+        alpha: weight of redundancy, >= 0; 2.5.
+        reward: ``"recall"`` (the paper) or ``"probability"`` of the true class, less noisy with few images.
+        label_aware: False searches one policy for all labels.
+        refit_every: iterations from one training of the predictor to the next; 10.
+        candidates: how many are mutated, unseen and explored, each time; (10, 50, 40).
+        parents: what is mutated, ``"last"`` or ``"best"``.
+        predictor: its hyper-parameters.
+        repeats: passes an iteration, with other magnitudes; 1.
 
     Returns:
-        The policy, with what it cost (sample-forwards), and the mean reward of its triples as score.
+        The policy, with what it cost.
 
     Raises:
+        ValueError: nobody can judge an operation, or an argument is out of range.
         TamisError: the journal in ``out`` is of another search; no class names can be found.
 
     Warns:
+        FutureWarning: settings of triples without ``base="triples"``.
         NoEffectWarning: no triple changes any prediction.
-        UserWarning: classes without reward images.
+        UserWarning: classes without images; a model that recognises nothing.
     """
-    config = LabelAwareConfig(
-        iterations=iterations, warmup=warmup, triples=triples, alpha=alpha, reward=reward, label_aware=label_aware,
-        shrinkage=shrinkage, refit_every=refit_every, candidates=tuple(candidates), parents=parents,
-        predictor=PredictorConfig() if predictor is None else predictor, repeats=repeats, batch_size=batch_size,
-        seed=seed,
-    )  # fmt: skip
-    names = _class_names(val_data, classes)
-    groups = np.arange(len(names)) if label_aware else np.zeros(len(names), dtype=np.int64)
-    images = RewardImages(
-        model, val_data, groups,
-        prepare=prepare, reward=reward, batch_size=batch_size, repeats=repeats, seed=seed,
-    )  # fmt: skip
-    _warn_of_empty(images.labels, names)
-    return _search(model, images, names, groups, config, out)
-
-
-def _search(
-    model: nn.Module,
-    images: RewardImages,
-    names: tuple[str, ...],
-    groups: np.ndarray,
-    config: LabelAwareConfig,
-    out: PathOrStr | None,
-) -> LabelAwarePolicy:
-    """Both stages, for labels ``names`` that share their triples as ``groups`` says."""
-    data = {
-        "model": fingerprint(dict(model.state_dict())),
-        "data": images.fingerprint,
-        "classes": list(names),
-        "clean": [round(float(total), 3) for total in images.clean()],  # tells another prepare=
-    }
-    stage = _Exploration(images, config)
-    with SearchRun("label_aware", config, out, data=data) as run:
-        records = run.trials(
-            stage.evaluate, stage.propose, trials=config.iterations, initial=config.warmup,
-            parallel=config.refit_every, spread=False, desc="label-aware search",
-        )  # fmt: skip
-        if all(value == 0 for record in records for value in record["rewards"]):
-            warnings.warn(
-                "no triple changed any prediction, so the policy is arbitrary; is the model trained, and prepare= "
-                "right?",
-                NoEffectWarning,
-                stacklevel=3,
-            )
-        expected = _shrunk(stage.predict(records), images.counts, config.shrinkage)[groups]
-        chosen = select(expected, SPACE, config.triples, alpha=config.alpha)
-        forwards = len(images) * (config.iterations * config.repeats + 1)
-        info = run.info(
-            float(np.take_along_axis(expected, chosen, 1).mean()),
-            {"trials": config.iterations, "sample_forwards": forwards},
-            reward_images=len(images),
-        )
-        return run.finish(_policy(names, expected, chosen, info))
-
-
-def build_policy(policy: LabelAwarePolicy, *, triples: int = 100, alpha: float = 2.5) -> LabelAwarePolicy:
-    """Stage 2 again, with another size or alpha, from the rewards that a searched policy remembers.
-
-    Args:
-        policy: searched.
-        triples: as `search_label_aware`.
-        alpha: as `search_label_aware`.
-
-    Raises:
-        ValueError: the policy does not know its rewards (`LabelAwarePolicy.from_authors`).
-    """
-    expected = _known_rewards(policy)
-    return _policy(policy.classes, expected, select(expected, SPACE, triples, alpha=alpha), policy.search)
-
-
-def carry_policy(
-    policy: LabelAwarePolicy,
-    prototypes: Tensor,
-    new_prototypes: Tensor,
-    classes: Sequence[str],
-    *,
-    triples: int = 100,
-    alpha: float = 2.5,
-) -> LabelAwarePolicy:
-    """A policy for classes that were not searched: their rewards are those of the classes that look like them.
-
-    A new class' expected rewards are the known ones', weighted by exp(-d^2 / 2 h^2): d is the distance of the
-    prototypes (mean features of a class in one model's feature space), h the median distance of a known class to its
-    nearest neighbour.
-
-    Args:
-        policy: searched.
-        prototypes: of its classes, [L, D].
-        new_prototypes: of the others, [K, D].
-        classes: their names.
-        triples: as `search_label_aware`.
-        alpha: as `search_label_aware`.
-    """
-    expected = _known_rewards(policy)
-    known, new = (np.asarray(value, dtype=np.float64) for value in (prototypes.cpu(), new_prototypes.cpu()))
-    if known.ndim != 2 or len(known) != len(policy.classes) or new.shape != (len(classes), known.shape[1]):
+    of_triples: dict[str, Any] = {
+        "iterations": iterations, "warmup": warmup, "triples": triples, "alpha": alpha, "reward": reward,
+        "label_aware": label_aware, "refit_every": refit_every, "parents": parents, "predictor": predictor,
+        "repeats": repeats, "candidates": None if candidates is None else tuple(candidates),
+    }  # fmt: skip
+    of_menus: dict[str, Any] = {
+        "operations": operations, "magnitude": magnitude, "margin": margin, "margin_unseen": margin_unseen,
+        "false_discovery": false_discovery, "levels": None if levels is None else tuple(map(float, levels)),
+    }  # fmt: skip
+    base = _base(base, of_triples)
+    several = not isinstance(model, nn.Module)
+    models: list[nn.Module] = list(model) if isinstance(model, (list, tuple)) else [model]  # type: ignore[list-item]
+    parts: list[Any] = list(val_data) if several else [val_data]  # type: ignore[arg-type]
+    if len(models) != len(parts) or not models:
+        raise ValueError(f"val_data: {len(parts)} parts for {len(models)} models: must be the held-out part of each")
+    names = class_names(parts[0], classes)
+    shared = _given({"shrinkage": shrinkage, "batch_size": batch_size, "seed": seed})
+    if base == "triples":
+        _refuse("base='triples'", {**of_menus, "trained_with": trained_with, "add": add or None, "fit": fit})
+        if len(models) > 1:
+            raise ValueError(f"model: {len(models)} models: base='triples' judges with one")
+        config = LabelAwareConfig(**_given(of_triples), **shared)
+        return search_triples(models[0], parts[0], names, config, prepare=prepare, out=out)
+    _refuse(f"base={base!r}", of_triples)
+    if trained_with is None:
         raise ValueError(
-            f"prototypes of {list(known.shape)} and {list(new.shape)}: must be [{len(policy.classes)}, D] and "
-            f"[{len(classes)}, D]"
+            "trained_with: must say what the model was trained with, because that decides who may judge what: "
+            "trained_with='randaugment', ['flip', 'colour'], or () for no augmentation"
         )
-    among = np.linalg.norm(known[:, None] - known[None], axis=-1)
-    width = np.median(np.where(np.eye(len(known), dtype=bool), np.inf, among).min(1)) if len(known) > 1 else 1.0
-    apart = np.linalg.norm(new[:, None] - known[None], axis=-1) / max(float(width), 1e-12)
-    weights = np.exp(-0.5 * (apart**2 - (apart**2).min(1, keepdims=True)))
-    carried = weights / weights.sum(1, keepdims=True) @ expected
-    return _policy(tuple(classes), carried, select(carried, SPACE, triples, alpha=alpha), None)
-
-
-class _Exploration:
-    """Stage 1, Algorithm 2: which triples to try, and what they gave."""
-
-    def __init__(self, images: RewardImages, config: LabelAwareConfig) -> None:
-        self.images, self.config, self.seed = images, config, config.seed
-        self.groups = len(images.counts)
-        self.counts = torch.from_numpy(counts(SPACE, len(OPERATIONS)))
-
-    def evaluate(self, number: int, point: np.ndarray) -> dict[str, Any]:
-        """One pass: the reward of one triple a group. ``point``: places in `SPACE`, [G]."""
-        rewards = self.images.rewards(number, SPACE[point.astype(np.int64)])
-        return {"score": float(rewards @ self.images.counts / len(self.images)), "rewards": rewards.tolist()}
-
-    def propose(self, past: list[dict[str, Any]], count: int) -> np.ndarray:
-        """The next triples of every group: places in `SPACE`, int64 [count, G]."""
-        if not past:
-            warm = [numpy_generator(self.seed, 0, group).permutation(len(SPACE)) for group in range(self.groups)]
-            return np.stack([np.resize(order, count) for order in warm], axis=1)
-        predicted = self.predict(past)
-        tried, rewards = (np.array([record[key] for record in past]) for key in ("point", "rewards"))
-        columns = [
-            self._best(tried[:, group].astype(np.int64), rewards[:, group], predicted[group], count, group)
-            for group in range(self.groups)
-        ]
-        return np.stack(columns, axis=1)
-
-    def predict(self, records: list[dict[str, Any]]) -> np.ndarray:
-        """r~ of a predictor trained from scratch on all records: float64 [G, 816]."""
-        seen = self.images.counts > 0
-        sets, rewards = (torch.tensor([record[key] for record in records])[:, seen] for key in ("point", "rewards"))
-        groups = torch.arange(self.groups)[torch.from_numpy(seen)].expand(len(records), -1)
-        network = Predictor(self.counts, self.groups, self.config.predictor, seed=seed_of(self.seed, 1, len(records)),
-                            silent=IDENTITY)  # fmt: skip
-        network.fit(sets.long().flatten(), groups.flatten(), rewards.flatten())
-        return network.predict().double().numpy()
-
-    def _best(
-        self, tried: np.ndarray, rewards: np.ndarray, predicted: np.ndarray, count: int, group: int
-    ) -> np.ndarray:
-        """The ``count`` candidates of one group that the predictor likes best."""
-        rng = numpy_generator(self.seed, 2, len(tried), group)
-        mutated, unseen, explored = self.config.candidates
-        best = np.argsort(-rewards, kind="stable")[:_BEST]
-        pool = tried[best] if self.config.parents == "best" else tried[-count:]
-        found = [_mutate(int(rng.choice(pool)), rng) for _ in range(mutated)]
-        rest = np.setdiff1d(np.arange(len(SPACE)), tried)
-        found += rng.choice(rest, min(unseen, len(rest)), replace=False).tolist()
-        shifted = rewards - rewards.min() + 1e-12
-        found += rng.choice(tried, explored, p=shifted / shifted.sum()).tolist()
-        distinct = np.unique(np.array(found, dtype=np.int64))
-        ranked = distinct[np.argsort(-predicted[distinct], kind="stable")]
-        return np.resize(ranked, count)
-
-
-def _mutate(place: int, rng: np.random.Generator) -> int:
-    """Another combination: one or two of the three operations replaced by random ones."""
-    triple = SPACE[place].copy()
-    at = rng.permutation(3)[: rng.integers(1, 3)]
-    triple[at] = rng.integers(0, len(OPERATIONS), len(at))
-    return _PLACES[tuple(sorted(triple.tolist()))]
-
-
-def _shrunk(predicted: np.ndarray, images: np.ndarray, shrinkage: float) -> np.ndarray:
-    """Rewards drawn towards the mean over all images, the more the fewer images a group has."""
-    shared = images @ predicted / images.sum()
-    trust = np.where(images > 0, images / np.maximum(images + shrinkage, 1e-12), 0.0)[:, None]
-    result: np.ndarray = trust * predicted + (1 - trust) * shared
-    return result
-
-
-def _policy(
-    names: tuple[str, ...], expected: np.ndarray, chosen: np.ndarray, info: SearchInfo | None
-) -> LabelAwarePolicy:
-    return LabelAwarePolicy(
-        classes=names,
-        triples=torch.from_numpy(SPACE[chosen].astype(np.uint8)),
-        rewards=torch.from_numpy(expected.astype(np.float32)),
-        data=DataInfo(classes=names),
-        search=info,
+    chances = dict(add) if isinstance(add, Mapping) else dict.fromkeys([add] if isinstance(add, str) else add, 0.0)
+    menu_config = VetoConfig(
+        base=base, add=tuple(chances), chances=tuple(map(float, chances.values())), **_given(of_menus), **shared
     )
+    return search_vetoes(
+        models, parts, names, menu_config, trained_with=trained_with, fit=fit,
+        trainings=check_range("trainings", trainings, low=0, open_low=True), prepare=prepare, out=out,
+    )  # fmt: skip
 
 
-def _known_rewards(policy: LabelAwarePolicy) -> np.ndarray:
-    if policy.rewards.numel() == 0:
-        raise ValueError("policy.rewards: are not known; only a searched policy remembers them")
-    return policy.rewards.double().numpy()
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _class_names(data: Any, classes: Sequence[str] | None) -> tuple[str, ...]:
-    names = tuple(classes) if classes is not None else describe_data(data).classes
-    if not names:
-        raise TamisError("classes: the data set has no class names; pass classes=[...] in label order")
-    return names
+def _base(base: str | None, of_triples: Mapping[str, Any]) -> str:
+    """The base that is meant; settings of triples alone mean those, as before there was a choice."""
+    if base is not None:
+        return check_choice("base", base, _BASES)
+    given = _given(of_triples)
+    if not given:
+        return "randaugment"
+    warnings.warn(
+        f"search_label_aware({next(iter(given))}=...) without base: means base='triples', the thesis' method, until "
+        "release 0.4; say base='triples', or leave its settings out for vetoes on RandAugment",
+        FutureWarning,
+        stacklevel=3,
+    )
+    return "triples"
 
 
-def _warn_of_empty(labels: Tensor, names: tuple[str, ...]) -> None:
-    empty = [
-        name for name, n in zip(names, torch.bincount(labels, minlength=len(names)).tolist(), strict=True) if not n
-    ]
-    if empty:
-        warnings.warn(
-            f"no reward images of {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}: these classes get "
-            "the mean of all others; add images of them to val_data",
-            UserWarning,
-            stacklevel=3,
-        )
+def _refuse(base: str, foreign: Mapping[str, Any]) -> None:
+    given = _given(foreign)
+    if given:
+        raise ValueError(f"{next(iter(given))}: is no setting of {base}; leave it out, or choose another base")

@@ -20,6 +20,10 @@ Cutout       0 .. 0.2          side of the square, as a share of the width
 AutoContrast, Equalize, Invert, Identity: none
 ============ ================= ========================================================================
 
+A menu (`menu`) has more: HorizontalFlip, VerticalFlip, HalfTurn (by 180 degrees), TranslateX and TranslateY by whole
+pixels instead of shares, and whatever `add_operation` brings. Their places come after the 16, and their magnitudes
+are values instead of codes.
+
 A magnitude is drawn as a *code*, 0 to 19: twice the level, plus 1 if it is mirrored. Level k of 10 is ``low + k / 10 *
 (high - low)``, so that the upper end is never used, as in the authors' code.
 
@@ -35,9 +39,9 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,9 +49,11 @@ import torch
 __all__ = [
     "CODES",
     "IDENTITY",
+    "KERNELS",
     "OPERATIONS",
     "RANGES",
     "Drawn",
+    "Kernel",
     "affine_matrix",
     "check_image",
     "cutout_box",
@@ -59,6 +65,8 @@ OPERATIONS = (
     "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "AutoContrast", "Invert", "Equalize", "Solarize",
     "Posterize", "Contrast", "Color", "Brightness", "Sharpness", "Cutout", "Identity",
 )  # fmt: skip
+#: Names by place: the 16, those that only a menu has, and those that were added.
+KERNELS = [*OPERATIONS, "HorizontalFlip", "VerticalFlip", "HalfTurn", "ShiftX", "ShiftY"]
 RANGES = {
     "ShearX": (-0.3, 0.3),
     "ShearY": (-0.3, 0.3),
@@ -81,22 +89,32 @@ _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 _STREAM = struct.Struct("<QI9I")
 
 Matrix = tuple[float, float, float, float, float, float]
+#: An added operation: a PIL image or a uint8 tensor [..., C, H, W], and a magnitude; gives the same kind of image.
+Kernel = Callable[[Any, float], Any]
+ADDED: dict[int, Kernel] = {}  # by place in `KERNELS`
 
 
 class Drawn(NamedTuple):
     """One operation, ready to be applied.
 
     Attributes:
-        op: its place in `OPERATIONS`.
+        op: its place in `KERNELS`, which begins with `OPERATIONS`.
         code: its magnitude, 0 to 19.
         x: where a Cutout lies, as a share of the width, in [0, 1).
         y: the same for the height.
+        value: the magnitude itself, in the operation's unit; None: what ``code`` stands for.
     """
 
     op: int
     code: int
     x: float = 0.5
     y: float = 0.5
+    value: float | None = None
+
+    @property
+    def magnitude(self) -> float:
+        """The magnitude in the operation's unit."""
+        return magnitude(self.op, self.code) if self.value is None else self.value
 
 
 @cache
@@ -155,7 +173,8 @@ def check_image(image: object) -> str:
         return "tensor"
     mode, size = getattr(image, "mode", None), getattr(image, "size", None)
     if not isinstance(mode, str) or not isinstance(size, tuple):
-        raise TypeError(f"image: got {type(image).__name__}; must be a PIL image or a uint8 tensor [C, H, W]")
+        cure = "; use Image.fromarray(image)" if isinstance(image, np.ndarray) else ""
+        raise TypeError(f"image: got {type(image).__name__}; must be a PIL image or a uint8 tensor [C, H, W]{cure}")
     if mode not in ("L", "RGB") or 0 in size:
         raise ValueError(f"image: mode {mode!r}, size {size}: must be 'L' or 'RGB', not empty; use .convert('RGB')")
     return "pil"
@@ -163,27 +182,28 @@ def check_image(image: object) -> str:
 
 @cache
 def affine_matrix(
-    op: int, code: int, width: int, height: int
+    op: int, value: float, width: int, height: int
 ) -> tuple[float, float, float, float, float, float] | None:
     """The map (a, b, c, d, e, f) from target to source pixels: x' = a x + b y + c, y' = d x + e y + f.
 
     The arithmetic is torchvision's (shear, translation) and PIL's (rotation), step by step, so that every bit agrees.
 
     Args:
-        op: the place of a shear, translation or rotation in `OPERATIONS`.
-        code: its magnitude, 0 to 19.
+        op: the place of a shear, translation or rotation in `KERNELS`.
+        value: its magnitude.
         width: of the image, in pixels.
         height: of the image, in pixels.
 
     Returns:
         The map, or None if nothing moves.
     """
-    name, value = OPERATIONS[op], magnitude(op, code)
-    if name in ("TranslateX", "TranslateY"):
-        pixels = int(value * (width if name == "TranslateX" else height))
+    name = KERNELS[op]
+    if name in ("TranslateX", "TranslateY", "ShiftX", "ShiftY"):
+        along = name[-1] == "X"
+        pixels = int(value * (width if along else height) if name.startswith("Translate") else value)
         if pixels == 0:
             return None
-        return (1.0, 0.0, -float(pixels), 0.0, 1.0, 0.0) if name == "TranslateX" else (1.0, 0.0, 0.0, 0.0, 1.0, -pixels)
+        return (1.0, 0.0, -float(pixels), 0.0, 1.0, 0.0) if along else (1.0, 0.0, 0.0, 0.0, 1.0, -float(pixels))
     if value == 0:
         return None
     if name == "Rotate":
@@ -208,7 +228,7 @@ def cutout_box(drawn: Drawn, width: int, height: int) -> tuple[int, int, int, in
     Returns:
         (left, top, right, bottom), right and bottom exclusive; None at level 0.
     """
-    side = magnitude(drawn.op, drawn.code) * width
+    side = drawn.magnitude * width
     if side <= 0:
         return None
     left, top = (int(max(0.0, at * size - side / 2)) for at, size in ((drawn.x, width), (drawn.y, height)))

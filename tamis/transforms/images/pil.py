@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tamis.transforms.images.ops import CUTOUT_COLOUR, OPERATIONS, Drawn, Matrix, affine_matrix, cutout_box, magnitude
+from tamis.transforms.images.ops import ADDED, CUTOUT_COLOUR, KERNELS, Drawn, Matrix, affine_matrix, cutout_box
 
 if TYPE_CHECKING:
     from PIL._imaging import ImagingCore
@@ -29,9 +29,11 @@ __all__ = ["apply_pil", "point_table"]
 
 Tables = tuple[bytes, ...]  # one for all channels, or one for each
 
-_PLAIN = frozenset(OPERATIONS.index(name) for name in ("Invert", "Solarize", "Posterize", "Brightness"))
-_MEASURED = frozenset(OPERATIONS.index(name) for name in ("AutoContrast", "Equalize", "Contrast"))
-_AFFINE = frozenset(OPERATIONS.index(name) for name in ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"))
+_PLAIN = frozenset(KERNELS.index(name) for name in ("Invert", "Solarize", "Posterize", "Brightness"))
+_MEASURED = frozenset(KERNELS.index(name) for name in ("AutoContrast", "Equalize", "Contrast"))
+_AFFINE = frozenset(
+    KERNELS.index(name) for name in ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "ShiftX", "ShiftY")
+)
 _IDENTITY = bytes(range(256))
 _LARGE = 64 * 64  # pixels from which the integer blur is quicker than PIL's
 
@@ -50,22 +52,22 @@ def apply_pil(image: Image, drawn: Sequence[Drawn], *, fast: bool = False) -> Im
     tables: Tables | None = None  # point operations that wait for a neighbour
     matrix: Matrix | None = None  # geometric ones, in fast mode
     for operation in drawn:
-        op, code = operation.op, operation.code
+        op = operation.op
         if op in _PLAIN or op in _MEASURED:
             if matrix is not None:
                 image, matrix = _transform(image, matrix), None
             if op in _MEASURED:
                 if tables is not None:
                     image = _point(image, tables)
-                tables = _measured_tables(image, op, code)
+                tables = _measured_tables(image, op, operation.magnitude)
             else:
-                table = point_table(op, code)
+                table = point_table(op, operation.magnitude)
                 tables = (table,) if tables is None else tuple(first.translate(table) for first in tables)
             continue
         if tables is not None:
             image, tables = _point(image, tables), None
         if op in _AFFINE:
-            step = affine_matrix(op, code, *image.size)
+            step = affine_matrix(op, operation.magnitude, *image.size)
             if step is None:
                 continue
             if fast:
@@ -75,7 +77,7 @@ def apply_pil(image: Image, drawn: Sequence[Drawn], *, fast: bool = False) -> Im
             continue
         if matrix is not None:
             image, matrix = _transform(image, matrix), None
-        image = _KERNELS[OPERATIONS[op]](image, operation)
+        image = ADDED[op](image, operation.magnitude) if op in ADDED else _KERNELS[KERNELS[op]](image, operation)
     if matrix is not None:
         image = _transform(image, matrix)
     return image if tables is None else _point(image, tables)
@@ -85,14 +87,14 @@ def apply_pil(image: Image, drawn: Sequence[Drawn], *, fast: bool = False) -> Im
 
 
 @cache
-def point_table(op: int, code: int) -> bytes:
+def point_table(op: int, value: float) -> bytes:
     """The 256 values that a point operation turns 0..255 into.
 
     Args:
-        op: the place of Invert, Solarize, Posterize or Brightness in `OPERATIONS`.
-        code: its magnitude, 0 to 19.
+        op: the place of Invert, Solarize, Posterize or Brightness in `KERNELS`.
+        value: its magnitude.
     """
-    name, value = OPERATIONS[op], magnitude(op, code)
+    name = KERNELS[op]
     if name == "Invert":
         return bytes(255 - i for i in range(256))
     if name == "Solarize":
@@ -112,14 +114,14 @@ def _blend_table(degenerate: int, factor: float) -> bytes:
     return Image.blend(Image.new("L", (256, 1), degenerate), ramp, factor).tobytes()
 
 
-def _measured_tables(image: Image, op: int, code: int) -> Tables:
+def _measured_tables(image: Image, op: int, value: float) -> Tables:
     """The tables of an operation that looks at the image first."""
-    name = OPERATIONS[op]
+    name = KERNELS[op]
     if name == "Contrast":
         grey = image if image.mode == "L" else image.convert("L")
         counts = grey.histogram()
         mean = sum(map(int.__mul__, counts, range(256))) / (image.size[0] * image.size[1])
-        return (_blend_table(int(mean + 0.5), magnitude(op, code)),)
+        return (_blend_table(int(mean + 0.5), value),)
     counts = image.histogram()
     channels = [counts[at : at + 256] for at in range(0, len(counts), 256)]
     if name == "AutoContrast":
@@ -209,7 +211,7 @@ def _color(image: Image, operation: Drawn) -> Image:
     if image.mode == "L":
         return image
     grey = image.convert("L").convert(image.mode)
-    return Image.blend(grey, image, magnitude(operation.op, operation.code))
+    return Image.blend(grey, image, operation.magnitude)
 
 
 def _sharpness(image: Image, operation: Drawn) -> Image:
@@ -218,7 +220,7 @@ def _sharpness(image: Image, operation: Drawn) -> Image:
     width, height = image.size
     large = width * height >= _LARGE and min(width, height) > 2
     smooth = _blur(image) if large else image.filter(ImageFilter.SMOOTH)
-    return Image.blend(smooth, image, magnitude(operation.op, operation.code))
+    return Image.blend(smooth, image, operation.magnitude)
 
 
 def _blur(image: Image) -> Image:
@@ -247,6 +249,24 @@ def _cutout(image: Image, operation: Drawn) -> Image:
     return image
 
 
+def _flip(image: Image, operation: Drawn) -> Image:
+    from PIL import Image
+
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+def _flip_over(image: Image, operation: Drawn) -> Image:
+    from PIL import Image
+
+    return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+
+
+def _half_turn(image: Image, operation: Drawn) -> Image:
+    from PIL import Image
+
+    return image.transpose(Image.Transpose.ROTATE_180)
+
+
 def _same(image: Image, operation: Drawn) -> Image:
     return image
 
@@ -256,4 +276,7 @@ _KERNELS: dict[str, Callable[[Image, Drawn], Image]] = {
     "Sharpness": _sharpness,
     "Cutout": _cutout,
     "Identity": _same,
+    "HorizontalFlip": _flip,
+    "VerticalFlip": _flip_over,
+    "HalfTurn": _half_turn,
 }

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tamis.transforms.images.ops import CUTOUT_COLOUR, OPERATIONS, Drawn, affine_matrix, cutout_box, magnitude
+from tamis.transforms.images.ops import ADDED, CUTOUT_COLOUR, KERNELS, Drawn, affine_matrix, cutout_box
 
 __all__ = ["apply_batch", "source_map"]
 
@@ -41,24 +41,24 @@ def apply_batch(images: Tensor, drawn: Sequence[Sequence[Drawn]]) -> Tensor:
     for place in range(len(drawn[0]) if drawn else 0):
         groups: dict[str, list[int]] = {}
         for row, operations in enumerate(drawn):
-            groups.setdefault(_GROUP[OPERATIONS[operations[place].op]], []).append(row)
+            groups.setdefault(_group(operations[place]), []).append(row)
         for name, rows in groups.items():
             if name != "Identity":
                 picked = torch.tensor(rows, device=images.device)
                 todo = [drawn[row][place] for row in rows]
-                images[picked] = _KERNELS[name](images[picked], todo)
+                images[picked] = _KERNELS.get(name, _added)(images[picked], todo)
     return images
 
 
 # ---- geometric operations
 
 
-def source_map(op: int, code: int, height: int, width: int, device: torch.device) -> Tensor:
+def source_map(op: int, value: float, height: int, width: int, device: torch.device) -> Tensor:
     """Which source pixel each target pixel shows.
 
     Args:
-        op: the place of a shear, translation or rotation in `OPERATIONS`.
-        code: its magnitude, 0 to 19.
+        op: the place of a shear, translation or rotation in `KERNELS`.
+        value: its magnitude.
         height: of the image, in pixels.
         width: of the image, in pixels.
         device: where the map is wanted.
@@ -67,38 +67,40 @@ def source_map(op: int, code: int, height: int, width: int, device: torch.device
         int32 [H * W]: the pixel's number, row by row, or H * W where it lies outside.
     """
     if height * width <= _KEPT:
-        return _kept_map(op, code, height, width, device)
-    return _make_map(op, code, height, width).to(device)
+        return _kept_map(op, value, height, width, device)
+    return _make_map(op, value, height, width).to(device)
 
 
-def _make_map(op: int, code: int, height: int, width: int) -> Tensor:
-    if affine_matrix(op, code, width, height) is None:
+def _make_map(op: int, value: float, height: int, width: int) -> Tensor:
+    if affine_matrix(op, value, width, height) is None:
         return torch.arange(height * width, dtype=torch.int32)
     rows = torch.arange(1, height + 1, dtype=torch.float32)[:, None].expand(height, width)
     columns = torch.arange(1, width + 1, dtype=torch.float32).expand(height, width)
-    moved = _geometric(torch.stack([rows, columns]), op, code).round().to(torch.int32)
+    moved = _geometric(torch.stack([rows, columns]), op, value).round().to(torch.int32)
     number = (moved[0] - 1) * width + moved[1] - 1
     return torch.where(moved[0] == 0, height * width, number).flatten().to(torch.int32)
 
 
 @lru_cache(maxsize=128)
-def _kept_map(op: int, code: int, height: int, width: int, device: torch.device) -> Tensor:
-    return _make_map(op, code, height, width).to(device)
+def _kept_map(op: int, value: float, height: int, width: int, device: torch.device) -> Tensor:
+    return _make_map(op, value, height, width).to(device)
 
 
-def _geometric(image: Tensor, op: int, code: int) -> Tensor:
+def _geometric(image: Tensor, op: int, value: float) -> Tensor:
     """Torchvision's own kernel, as its AutoAugment classes call it."""
     import math
 
     from torchvision.transforms.v2 import functional as F
 
-    name, value = OPERATIONS[op], magnitude(op, code)
+    name = KERNELS[op]
     height, width = image.shape[-2:]
     if name == "Rotate":
         return F.rotate(image, value)  # type: ignore[no-any-return]
     shift, shear, center = [0, 0], [0.0, 0.0], None
     if name.startswith("Translate"):
         shift = [int(value * width), 0] if name == "TranslateX" else [0, int(value * height)]
+    elif name.startswith("Shift"):
+        shift = [int(value), 0] if name == "ShiftX" else [0, int(value)]
     else:
         angle = math.degrees(math.atan(value))
         shear, center = [angle, 0.0] if name == "ShearX" else [0.0, angle], [0, 0]
@@ -107,7 +109,7 @@ def _geometric(image: Tensor, op: int, code: int) -> Tensor:
 
 def _move(images: Tensor, drawn: list[Drawn]) -> Tensor:
     count, channels, height, width = images.shape
-    maps = [source_map(d.op, d.code, height, width, images.device) for d in drawn]
+    maps = [source_map(d.op, d.magnitude, height, width, images.device) for d in drawn]
     padded = torch.nn.functional.pad(images.flatten(2), (0, 1))
     if images.device.type == "cpu":  # numpy's take is several times quicker than torch's gather there
         moved = [pixels.take(places.numpy(), 1) for pixels, places in zip(padded.numpy(), maps, strict=True)]
@@ -120,11 +122,11 @@ def _move(images: Tensor, drawn: list[Drawn]) -> Tensor:
 
 
 @cache
-def _table(op: int, code: int) -> Tensor:
+def _table(op: int, value: float) -> Tensor:
     """What the kernel makes of 0..255: uint8 [256]."""
     from torchvision.transforms.v2 import functional as F
 
-    ramp, name, value = torch.arange(256, dtype=torch.uint8).view(1, 1, 256), OPERATIONS[op], magnitude(op, code)
+    ramp, name = torch.arange(256, dtype=torch.uint8).view(1, 1, 256), KERNELS[op]
     kernels: dict[str, Callable[[], Tensor]] = {
         "Invert": lambda: F.invert(ramp),
         "Solarize": lambda: F.solarize(ramp, value),
@@ -135,7 +137,7 @@ def _table(op: int, code: int) -> Tensor:
 
 
 def _look_up(images: Tensor, drawn: list[Drawn]) -> Tensor:
-    return _by_tables(images, [_table(d.op, d.code) for d in drawn])
+    return _by_tables(images, [_table(d.op, d.magnitude) for d in drawn])
 
 
 def _by_tables(images: Tensor, tables: list[Tensor]) -> Tensor:
@@ -151,7 +153,7 @@ def _contrast(images: Tensor, drawn: list[Drawn]) -> Tensor:
     grey = _grey(images)
     means = (grey.flatten(1).sum(1).to(torch.float32) / grey[0].numel()).cpu()
     ramp = torch.arange(256, dtype=torch.uint8)
-    blends = [_blend(ramp, mean.expand(256).clone(), magnitude(d.op, d.code))
+    blends = [_blend(ramp, mean.expand(256).clone(), d.magnitude)
               for mean, d in zip(means, drawn, strict=True)]  # fmt: skip
     return _by_tables(images, blends)
 
@@ -183,24 +185,24 @@ def _blend(first: Tensor, second: Tensor, ratio: float) -> Tensor:
 
 
 @cache
-def _pair_table(op: int, code: int) -> Tensor:
+def _pair_table(op: int, value: float) -> Tensor:
     """Color or Sharpness of each (other value, pixel): uint8 [256 * 256]."""
-    ratio, pixel = magnitude(op, code), torch.arange(256, dtype=torch.uint8).expand(256, 256)
+    pixel = torch.arange(256, dtype=torch.uint8).expand(256, 256)
     other = torch.arange(256, dtype=torch.float32)[:, None].expand(256, 256)
-    if OPERATIONS[op] == "Color":
-        return _blend(pixel, other, ratio).flatten()
+    if KERNELS[op] == "Color":
+        return _blend(pixel, other, value).flatten()
     start = pixel.to(torch.float32)
-    return start.clone().add_(other - start, alpha=1.0 - ratio).clamp_(0, 255).to(torch.uint8).flatten()
+    return start.clone().add_(other - start, alpha=1.0 - value).clamp_(0, 255).to(torch.uint8).flatten()
 
 
 def _by_pairs(images: Tensor, others: Tensor, drawn: list[Drawn]) -> Tensor:
     if images.device.type == "cpu":
         pairs = (others.numpy().astype(np.uint16) << 8) + images.numpy()
-        found = [_pair_table(d.op, d.code).numpy().take(pair) for d, pair in zip(drawn, pairs, strict=True)]
+        found = [_pair_table(d.op, d.magnitude).numpy().take(pair) for d, pair in zip(drawn, pairs, strict=True)]
         return torch.from_numpy(np.stack(found))
-    kinds = sorted({(d.op, d.code) for d in drawn})
+    kinds = sorted({(d.op, d.magnitude) for d in drawn})
     tables = torch.cat([_pair_table(*kind) for kind in kinds]).to(images.device)
-    start = torch.tensor([kinds.index((d.op, d.code)) for d in drawn], device=images.device) * 65536
+    start = torch.tensor([kinds.index((d.op, d.magnitude)) for d in drawn], device=images.device) * 65536
     return tables[start.view(-1, 1, 1, 1) + others.long() * 256 + images]
 
 
@@ -229,7 +231,28 @@ def _cutout(images: Tensor, drawn: list[Drawn]) -> Tensor:
     return torch.where(inside, colour.view(1, -1, 1, 1), images)
 
 
-_KERNELS = {
+def _flipped(*sides: int) -> Callable[[Tensor, list[Drawn]], Tensor]:
+    return lambda images, drawn: images.flip(sides)
+
+
+def _added(images: Tensor, drawn: list[Drawn]) -> Tensor:
+    """An operation that `add_operation` brought: images of one magnitude in one go."""
+    out, values = images.clone(), [d.magnitude for d in drawn]
+    for value in dict.fromkeys(values):
+        rows = [row for row, other in enumerate(values) if other == value]
+        out[rows] = ADDED[drawn[0].op](images[rows], value)
+    return out
+
+
+def _group(drawn: Drawn) -> str:
+    name = KERNELS[drawn.op]
+    return _GROUP.get(name, name)
+
+
+_KERNELS: dict[str, Callable[[Tensor, list[Drawn]], Tensor]] = {
+    "HorizontalFlip": _flipped(-1),
+    "VerticalFlip": _flipped(-2),
+    "HalfTurn": _flipped(-1, -2),
     "move": _move,
     "table": _look_up,
     "Contrast": _contrast,
@@ -239,6 +262,5 @@ _KERNELS = {
     "Sharpness": _sharpness,
     "Cutout": _cutout,
 }
-_GROUP = {name: name for name in OPERATIONS}
-_GROUP |= dict.fromkeys(("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"), "move")
+_GROUP = dict.fromkeys(("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "ShiftX", "ShiftY"), "move")
 _GROUP |= dict.fromkeys(("Invert", "Solarize", "Posterize", "Brightness"), "table")

@@ -1,8 +1,8 @@
-"""The label-aware transform: each image gets one of its class' triples of operations, with random magnitudes.
+"""The label-aware transform: each image gets operations that suit its class, with random magnitudes.
 
-"LA3: Efficient Label-Aware AutoAugment", Zhao et al., ECCV 2022, section 4.4.2 of M. Zhao's thesis: "each sample is
-augmented by an augmentation triple randomly selected from the policy with random magnitudes". What is new there:
-the policy depends on the label.
+With a `MenuPolicy`: operations of a base (RandAugment) but for those that the class must not get. With a
+`LabelAwarePolicy`: section 4.4.2 of M. Zhao's thesis ("LA3: Efficient Label-Aware AutoAugment", Zhao et al., ECCV
+2022), "each sample is augmented by an augmentation triple randomly selected from the policy with random magnitudes".
 
     augment = LabelAwareAugment(tamis.load_policy("runs/label_aware"))
     image, label = augment(image, label)
@@ -33,16 +33,17 @@ from tamis.core.rng import check_seed
 from tamis.core.types import ImageLike, Label
 from tamis.policy.base import DataInfo
 from tamis.transforms.images.apply import apply_operations
-from tamis.transforms.images.ops import Drawn, check_image, draw
+from tamis.transforms.images.ops import Drawn, check_image
 from tamis.transforms.images.tensor import apply_batch
 from tamis.transforms.label_aware.datasets import DatasetsTransform
+from tamis.transforms.label_aware.draws import draws_of
+from tamis.transforms.label_aware.menu_policy import MenuPolicy
 from tamis.transforms.label_aware.policy import LabelAwarePolicy
 from tamis.transforms.label_aware.samples import replace_image, sample_keys
 
 __all__ = ["LabelAwareAugment"]
 
 MODES = ("exact", "fast")
-_EPOCH, _COUNT, _SHUFFLE = range(3)
 _UNTOLD = -1  # no epoch was told yet
 
 
@@ -58,7 +59,7 @@ class LabelAwareAugment(nn.Module):
     Policy and epoch lie in shared memory: `update` and `set_epoch` reach workers that are already running.
 
     Args:
-        policy: from `search_label_aware`, `tamis.load_policy` or `LabelAwarePolicy.from_authors`.
+        policy: of `search_label_aware` or `tamis.load_policy`, or `LabelAwarePolicy.from_authors`.
         seed: of everything it draws.
         mode: ``"exact"``: the operations one by one, bit for bit. ``"fast"``: on PIL images neighbouring geometric
             operations are done in one go, which changes pixels where they meet (see the method's card).
@@ -67,60 +68,53 @@ class LabelAwareAugment(nn.Module):
         NoEffectWarning: the policy is Identity throughout.
     """
 
-    def __init__(self, policy: LabelAwarePolicy, *, seed: int = 0, mode: str = "exact") -> None:
+    def __init__(self, policy: LabelAwarePolicy | MenuPolicy, *, seed: int = 0, mode: str = "exact") -> None:
         super().__init__()
-        if not isinstance(policy, LabelAwarePolicy):
-            raise TypeError(f"policy: must be a LabelAwarePolicy, got {type(policy).__name__}")
+        self._draws = draws_of(policy)
         self.seed, self.mode = check_seed(seed), check_choice("mode", mode, MODES)
         self.classes = policy.classes
-        self._triples, self._shared = policy.triples.clone(), torch.tensor([_UNTOLD, 0, 0])
+        self._shared = torch.tensor([_UNTOLD])
         self._calls = 0
         self._build()
         self.update(policy)
 
     def _build(self) -> None:
-        for tensor in (self._triples, self._shared):
-            tensor.share_memory_()  # type: ignore[no-untyped-call]
+        self._shared.share_memory_()  # type: ignore[no-untyped-call]
         self._labels = {name: label for label, name in enumerate(self.classes)}
-        self._rows, self._numbers = self._triples.numpy(), self._shared.numpy()  # quick views of the same memory
+        self._numbers = self._shared.numpy()  # a quick view of the same memory
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_rows", "_numbers", "_labels")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_numbers", "_labels")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._build()
 
-    def update(self, policy: LabelAwarePolicy) -> None:
+    def update(self, policy: LabelAwarePolicy | MenuPolicy) -> None:
         """Use another policy for the same classes from now on, also in workers that are running.
 
         Raises:
             PolicyError: other classes.
-            ValueError: more triples a class than the policy that the transform was made with.
+            TypeError: a policy of the other kind.
+            ValueError: more triples a class than the policy that the transform was made with, or another menu.
         """
         policy.check(data=DataInfo(classes=self.classes))
-        count = policy.triples.shape[1]
-        if count > self._triples.shape[1]:
-            raise ValueError(
-                f"policy: {count} triples a class: must be <= {self._triples.shape[1]}; make a new transform"
-            )
+        self._draws.update(policy)
         if policy.changes_nothing:
             warnings.warn(
-                "the policy is Identity throughout, so images stay as they are; search longer, or with a larger alpha",
+                "the policy is Identity throughout, so images stay as they are; search another one",
                 NoEffectWarning,
                 stacklevel=3,
             )
-        self._triples[:, :count] = policy.triples
-        self._numbers[_COUNT], self._numbers[_SHUFFLE] = count, policy.order == "drawn"
 
     @property
     def epoch(self) -> int:
         """The epoch that draws depend on; 0 before `set_epoch` was called."""
-        return max(0, int(self._numbers[_EPOCH]))
+        return max(0, int(self._numbers[0]))
 
     def set_epoch(self, epoch: int) -> None:
         """Draw anew for this epoch, also in workers that are running."""
-        self._numbers[_EPOCH] = check_int("epoch", epoch, low=0)
+        self._numbers[0] = check_int("epoch", epoch, low=0)
 
     def forward(self, *inputs: Any, index: int | None = None) -> Any:
         """Augment one sample; its label comes back as it was.
@@ -156,6 +150,10 @@ class LabelAwareAugment(nn.Module):
         Raises:
             TypeError, ValueError: as `forward`.
         """
+        if isinstance(image, Tensor) and image.ndim == 4:
+            raise ValueError(
+                f"image: a batch of shape {list(image.shape)}: must be one image; use augment.batch(images, labels)"
+            )
         drawn = self._draw(self.label_id(label), index, copy)
         result = apply_operations(image, drawn, fast=self.mode == "fast")
         if isinstance(image, Tensor) and type(image) is not Tensor:
@@ -258,17 +256,17 @@ class LabelAwareAugment(nn.Module):
         return number
 
     def extra_repr(self) -> str:
-        return f"classes={len(self.classes)}, triples={int(self._numbers[_COUNT])}, seed={self.seed}, mode={self.mode}"
+        return f"classes={len(self.classes)}, {self._draws!r}, seed={self.seed}, mode={self.mode}"
 
     def _draw(self, label: int, index: int | None, copy: int) -> list[Drawn]:
-        if index is None or self._numbers[_EPOCH] == _UNTOLD:  # keyed by an epoch that stays 0 it would repeat itself
+        if index is None or self._numbers[0] == _UNTOLD:  # keyed by an epoch that stays 0 it would repeat itself
             worker = get_worker_info()
             loader = 0 if worker is None else worker.seed % 2**63
             key = [self.seed, self.epoch, rank(), loader, self._calls]
             self._calls += 1
         else:
             key = [self.seed, self.epoch, index, copy]
-        return draw(self._rows[label, : self._numbers[_COUNT]], key, shuffle=bool(self._numbers[_SHUFFLE]))
+        return self._draws.draw(label, key)
 
     def _named(self) -> str:
         return ", ".join(self.classes[:5]) + (", ..." if len(self.classes) > 5 else "")
