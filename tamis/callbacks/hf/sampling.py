@@ -11,7 +11,7 @@ from tamis.callbacks.base import check_length, check_sampler
 from tamis.callbacks.dealing import Dealing, RestOfEpoch, put_sampler
 from tamis.callbacks.hf.component import ComponentCallback
 from tamis.callbacks.hf.position import Start, move_schedule, start_at, trainers_start, updates_per_epoch
-from tamis.callbacks.proof import check_drawn, check_loader, check_strategy
+from tamis.callbacks.proof import check_drawn, check_loader, check_ranks, check_strategy
 from tamis.core.errors import TamisError
 
 __all__ = ["EpochCallback", "SamplerCallback"]
@@ -92,6 +92,7 @@ class SamplerCallback(ComponentCallback):
         if self._start is not None:
             self._check_start(self._start, args, state, kwargs)
         self._restore(state)
+        check_ranks(self.component)
 
     def _check_start(self, start: Start, args: Any, state: Any, kwargs: Any) -> None:
         """Refuse a resume that would go on elsewhere than where the checkpoint was; set the schedule right."""
