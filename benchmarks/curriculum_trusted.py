@@ -71,7 +71,7 @@ def run_method(name, base, optimizer, parts, seed):
         if kind == "denoising":
             changes = loss_changes(model, train, trusted, passes=PASSES, loss="classifier", batch_size=2048, seed=seed)
             facts["auc"] = auc(-changes.numpy(), ~clean)
-            return changes, 3 * n + len(trusted) * (1 + 4 * PASSES)
+            return changes, 3 * n + len(trusted) * (1 + 12 * PASSES)
         table = classifier.features_of(model, train)
         agent = AgentConfig(steps=400, warm_up=40, hidden=(64, 64), trailing=100)
         policy = search_curriculum(
@@ -92,7 +92,7 @@ def run_method(name, base, optimizer, parts, seed):
     row = equal_budgets(
         run, (1,) if name.startswith(("random", "trusted")) else (POOL,), scores_of, measure,
         np.concatenate([clean, np.ones(len(trusted), bool)]), updates=classifier.UPDATES,
-        budget=5 * n + len(trusted) * (1 + 4 * PASSES), each=3 * classifier.BATCH + len(selection) / classifier.EVERY,
+        budget=5 * n + len(trusted) * (1 + 12 * PASSES), each=3 * classifier.BATCH + len(selection) / classifier.EVERY,
         seed=seed,
     )  # fmt: skip
     return {**row, **facts}

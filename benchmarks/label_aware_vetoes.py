@@ -1,7 +1,7 @@
 """Vetoes on RandAugment at equal total budget: a menu with operations that are wrong for some classes, made safe.
 
     python -m benchmarks.label_aware_vetoes --data ../shared/data --images 300
-    python -m benchmarks.label_aware_vetoes --data ../shared/data --images 1000     also --chance
+    python -m benchmarks.label_aware_vetoes --data ../shared/data --images 1000 --epochs 30; also --chance
 
 Glyphs: digits and letters, 20 classes, some of which stay what they are when they are mirrored or turned. The menu is
 RandAugment(2, 9) and HorizontalFlip, VerticalFlip, HalfTurn and Invert, each drawn like RandAugment's own ("menu"), or
@@ -141,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with glyphs/glyphs.parquet")
     parser.add_argument("--images", type=int, default=300)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--chance", action="store_true", help="flips and turns with chance 0.5 each, no inversion")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10, 14)))
     parser.add_argument("--quick", action="store_true", help="one seed, few epochs")

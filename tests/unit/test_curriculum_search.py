@@ -98,7 +98,8 @@ def test_a_policy_over_all_groups_of_features_is_the_same_from_disk(tmp_path):
     columns = {"text": ["a b c"[: 1 + 2 * (k % 3)] for k in range(40)], "odd": [k % 2 for k in range(40)]}
     table = curriculum_features(columns, text=["text"], columns=["odd"], model=model, items=train)
     assert list(table.groups) != sorted(table.groups)
-    policy = search_curriculum(model, train, held_out, table, rounds=(4,), agent=AGENT, update=None, out=tmp_path)
+    options = dict(rounds=(4,), agent=AGENT, update=None, reward="first_order", out=tmp_path)
+    policy = search_curriculum(model, train, held_out, table, **options)
     again = tamis.load_policy(tmp_path)
     assert again == policy
     assert torch.equal(again(table), policy(table))
@@ -241,7 +242,7 @@ def test_bad_input_is_named(tmp_path):
     model, items = tiny_classifier()
     train, held_out = split(items)
     table = features_of(model, train)
-    quick = dict(rounds=(4,), agent=AGENT, update=None, probes=0)
+    quick = dict(rounds=(4,), agent=AGENT, update=None, probes=0, reward="first_order")
     with pytest.raises(ValueError, match="features: of 20 samples, but train has 40"):
         search_curriculum(model, train, held_out, features_of(model, held_out), **quick)
     with pytest.raises(ValueError, match="validation: 0 samples"):
@@ -260,7 +261,7 @@ def test_bad_input_is_named(tmp_path):
     with pytest.raises(ValueError, match="optimizer: has no parameter of model"):
         search_curriculum(model, train, held_out, table, **{**quick, "update": UpdateConfig()}, optimizer=other)
     with pytest.raises(ValueError, match="lookahead=5: is for reward='first_order'"):
-        search_curriculum(model, train, held_out, table, **quick, lookahead=5, reward="exact")
+        search_curriculum(model, train, held_out, table, **{**quick, "reward": "exact"}, lookahead=5)
     for name, value, message in (
         ("agent", {"steps": 10}, r"agent=\{'steps': 10\}: must be an AgentConfig.*, got dict"),
         ("update", 3, "update=3: must be an UpdateConfig"),
@@ -296,7 +297,7 @@ def test_half_precision_goes_without_probes():
     train, held_out = split([(x.bfloat16(), y) for x, y in items])
     quick = dict(rounds=(4,), agent=AGENT, update=None)
     table = features_of(model.bfloat16(), train)
-    found = search_curriculum(model, train, held_out, table, **quick)
+    found = search_curriculum(model, train, held_out, table, reward="first_order", **quick)
     assert found.search.config["agreement"] is None
     with pytest.raises(TamisError, match="below float32"):
         search_curriculum(model, train, held_out, table, reward="exact", **quick)
@@ -306,7 +307,7 @@ def test_a_search_stopped_by_a_bad_sample_loses_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("tamis.search.curriculum.rewards.CHUNK", 16)
     model, items = tiny_classifier()
     train, held_out = split(items)
-    quick = dict(rounds=(4,), agent=AGENT, update=None, probes=0)
+    quick = dict(rounds=(4,), agent=AGENT, update=None, probes=0, reward="first_order")
     table = features_of(model, train)
     whole = search_curriculum(model, train, held_out, table, out=tmp_path / "whole", **quick)
     broken = [*train[:20], (torch.full((6,), float("nan")), 0), *train[21:]]
@@ -325,8 +326,9 @@ def test_no_improvement_warns_and_leaves_the_model_as_it_was():
     update = UpdateConfig(batch_size=4, lr=1.0, eval_every=4, patience=1, max_updates=4)
     with pytest.warns(NoEffectWarning, match="no update lowered"):
         policy = search_curriculum(
-            model, train, held_out, features_of(model, train), rounds=(4,), agent=AGENT, update=update, probes=0
-        )
+            model, train, held_out, features_of(model, train), rounds=(4,), agent=AGENT, update=update, probes=0,
+            reward="first_order",
+        )  # fmt: skip
     assert policy.search.score == 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -336,13 +338,15 @@ def test_first_order_rewards_that_lie_are_doubted():
     train, held_out = split(items)
     with pytest.warns(UserWarning, match="first-order rewards agree"):
         search_curriculum(
-            model, train, held_out, features_of(model, train), rounds=(4,), agent=AGENT, update=None, probe_lr=1.0
-        )
+            model, train, held_out, features_of(model, train), rounds=(4,), agent=AGENT, update=None, probe_lr=1.0,
+            reward="first_order",
+        )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         search_curriculum(
-            model, train, held_out, features_of(model, train), rounds=(4,), agent=AGENT, update=None, probe_lr=1e-4
-        )
+            model, train, held_out, features_of(model, train), rounds=(4,), agent=AGENT, update=None, probe_lr=1e-4,
+            reward="first_order",
+        )  # fmt: skip
 
 
 # ---- tuned copies and trusted data
@@ -364,9 +368,9 @@ def test_the_fall_of_the_loss_tells_wrong_labels_where_the_present_gradient_does
 
 def test_copies_that_tuning_does_not_help_stay_as_they_were():
     model, train, held, _ = mixture(0)[:4]
-    copies = TunedCopies(
-        model, held, collate=None, loss=sample_loss_of("classifier"), lr=0.9, passes=3, seed=0, batch_size=64
-    )
+    options = dict(collate=None, loss=sample_loss_of("classifier"), passes=3, seed=0, batch_size=64)
+    with pytest.warns(NoEffectWarning, match=r"in no pass, so the copies are the model .* than 0.9"):
+        copies = TunedCopies(model, held, lr=0.9, **options)
     assert copies.passes == [0, 0]  # so large a step helps no other half
     assert np.allclose(copies.changes([make_batch(train, range(10), None, model)]), 0)
 

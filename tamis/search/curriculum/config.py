@@ -55,7 +55,8 @@ class CurriculumConfig:
             More: the mean gradient along so many steps of gradient descent on the validation data, which tells apart
             what helps for longer (`path_gradient`); the card has figures for 36.
         lookahead_lr: of those steps; to be lowered if the error says so.
-        tune_lr: of AdamW, which tunes the copies of ``reward="tuned"``.
+        tune_lr: of AdamW, which tunes the copies of ``reward="tuned"``; None: the best of three on the half of the data
+            that a copy is not tuned on.
         tune_passes: of theirs over their half of the data, at most.
         probes: exact rewards a round that check the first-order ones (with ``lookahead=1`` and a model of at least
             float32); 0 for none.
@@ -71,7 +72,7 @@ class CurriculumConfig:
     probe_lr: float = 1e-4
     lookahead: int = 1
     lookahead_lr: float = 0.1
-    tune_lr: float = 3e-4
+    tune_lr: float | None = None
     tune_passes: int = 4
     probes: int = 16
     candidates: int | None = 4096
@@ -90,7 +91,8 @@ class CurriculumConfig:
         check_choice("reward", self.reward, ("tuned", "first_order", "exact"))
         check_int("probes", self.probes, low=0)
         check_int("tune_passes", self.tune_passes, low=1)
-        check_range("tune_lr", self.tune_lr, low=0, high=1, open_low=True)
+        if self.tune_lr is not None:
+            check_range("tune_lr", self.tune_lr, low=0, high=1, open_low=True)
         check_int("lookahead", self.lookahead, low=1)
         check_int("batch_size", self.batch_size, low=1)
         if self.candidates is not None:

@@ -14,7 +14,7 @@ from tamis.search.curriculum.config import CurriculumConfig
 from tamis.search.curriculum.gradient import exact_rewards, keeps_small_steps, mean_loss, rewards_by
 from tamis.search.curriculum.samples import Samples, finite
 from tamis.search.curriculum.states import Steps
-from tamis.search.curriculum.tuned import TunedCopies
+from tamis.search.curriculum.tuned import RATES, TunedCopies
 
 __all__ = ["Rewards"]
 
@@ -128,7 +128,8 @@ class Rewards:
     def _tuning(self) -> int:
         """At most so many samples went through the copies while they were tuned."""
         size = len(self.samples.validation if self.samples.trusted is None else self.samples.trusted)
-        return size + self.config.tune_passes * 4 * size
+        rates = len(RATES) if self.config.tune_lr is None else 1
+        return size + rates * self.config.tune_passes * 4 * size
 
     def _check(self, table: np.ndarray) -> None:
         """Compare with a few exact rewards; warn if they rank otherwise."""

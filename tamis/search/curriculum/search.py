@@ -71,7 +71,7 @@ def search_curriculum(
     probe_lr: float = 1e-4,
     lookahead: int = 1,
     lookahead_lr: float = 0.1,
-    tune_lr: float = 3e-4,
+    tune_lr: float | None = None,
     tune_passes: int = 4,
     probes: int = 16,
     candidates: int | None = 4096,
@@ -103,7 +103,7 @@ def search_curriculum(
         probe_lr: of the SGD step that first-order and exact rewards measure.
         lookahead: steps on the validation data over which first-order rewards are summed.
         lookahead_lr: of those steps.
-        tune_lr: of AdamW, which tunes the copies.
+        tune_lr: of AdamW, which tunes the copies; default: the best of three.
         tune_passes: of theirs, at most.
         probes: exact rewards a round that check the first-order ones; 0 for none.
         candidates: rewards are taken of that many samples, drawn at random; None: of all.

@@ -104,7 +104,7 @@ class VetoConfig:
     chances: tuple[float, ...] = adjustable(())
     operations: int = adjustable(2)
     magnitude: int = 9
-    levels: tuple[float, ...] = (1 / 3, 2 / 3, 1.0)
+    levels: tuple[float, ...] = (0.5, 1.0)
     margin: float = adjustable(0.1)
     margin_unseen: float = adjustable(0.2)
     false_discovery: float = adjustable(0.1)

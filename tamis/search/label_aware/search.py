@@ -84,7 +84,7 @@ def search_label_aware(
         trainings: what all such judges may cost together, in trainings of the model; > 0.
         operations: drawn for an image, of RandAugment: 2.
         magnitude: of RandAugment, 0..30: 9.
-        levels: shares of the magnitude that are judged: (1/3, 2/3, 1).
+        levels: shares of the magnitude that are judged: (0.5, 1).
         margin: share of its probability that a class may lose under an operation that its judge was trained with,
             beyond the classes that it suits best: 0.1.
         margin_unseen: the same where the judge was never trained with it; of an added operation all harm counts: 0.2.
