@@ -306,7 +306,7 @@ class Pruner(Regularizer):
             example_inputs: a batch to run the model on, where the cut can use one; the report then has the largest
                 change of an output.
             project: as for `tamis.pruners.cut`.
-            quantize: store the tables as ``int8``, ``int4`` or ``int2`` (`quantize_embeddings`), which cannot be trained
+            quantize: store the tables as ``int8``, ``int4`` or ``int2`` (`quantize_embeddings`), not to be trained
                 any more: leave ``optimizer`` out. None: as the pruner's own ``quantize`` says, if it has one (DimReg).
 
         Raises:
