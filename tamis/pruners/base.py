@@ -306,9 +306,8 @@ class Pruner(Regularizer):
             example_inputs: a batch to run the model on, where the cut can use one; the report then has the largest
                 change of an output.
             project: as for `tamis.pruners.cut`.
-            quantize: store what is left of the tables as ``int8``, ``int4`` or ``int2`` (`quantize_embeddings`); None:
-                as the pruner's own ``quantize`` says, if its class has one (DimReg). They cannot be trained any more,
-                so ``optimizer`` must be left out.
+            quantize: store the tables as ``int8``, ``int4`` or ``int2`` (`quantize_embeddings`), not to be trained
+                any more: leave ``optimizer`` out. None: as the pruner's own ``quantize`` says, if it has one (DimReg).
 
         Raises:
             ValueError: ``optimizer`` was given with ``quantize``; nothing was changed.
