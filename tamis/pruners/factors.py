@@ -147,6 +147,9 @@ class FactorPruner(BudgetedPruner):
         Args:
             loss: as `on_validation` gets it.
             step: the step that was just taken.
+
+        Raises:
+            ValueError: it goes through no gate.
         """
         gates = self.factor_gates()
         for gate in gates:
@@ -156,6 +159,11 @@ class FactorPruner(BudgetedPruner):
         finally:
             for gate in gates:
                 gate.learning = False
+        if all(grad is None for grad in found):
+            raise ValueError(
+                f"{type(self).__name__}.step(): the validation loss goes through no gate; it must be computed when it "
+                "is called, by this model, not before: validation_loss=lambda: criterion(model(x_val), y_val)"
+            )
         grads = [torch.zeros_like(g.value) if f is None else f for g, f in zip(gates, found, strict=True)]
         return finite(type(self).__name__, [all_mean_(grad.detach().float()) for grad in grads], step)
 
