@@ -89,6 +89,9 @@ class FactorPruner(BudgetedPruner):
 
         Raises:
             ValueError: the budget holds nothing.
+
+        Warns:
+            NoEffectWarning: it holds everything, or less than one of the tables.
         """
         costs, total = budget.costs(self.tables)
         if not self.whole_tables:
@@ -101,6 +104,11 @@ class FactorPruner(BudgetedPruner):
                 f"{budget}: holds less than the smallest table, {field!r}, so nothing would be left; give more, or "
                 "take a pruner of columns"
             )
+        wide = [t.field for c, t in zip(costs, self.tables, strict=True) if c * t.width > total * (1 + 1e-9)]
+        if wide:
+            words = f"{type(self).__name__}: {budget} holds less than the whole of {', '.join(wide)}, so that they go "
+            cure = "whatever their gates learn; give more, or leave them out with tables="
+            warnings.warn(words + cure, NoEffectWarning, stacklevel=4)
 
     def factor_gates(self) -> list[FactorGate]:
         """The gates, in the order of ``tables``."""

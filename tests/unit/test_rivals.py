@@ -83,7 +83,12 @@ def test_methods_that_train_again_say_so_and_prepare_the_model(name: str) -> Non
             pruner.restart(other)
     small = pruner.restart(start)
     assert small is start
-    assert [t.form for t in plan.tables.values()] == [t.form for t in pruner.report.plan.tables.values()]
+    for path in plan.tables:
+        found, wanted = small.get_submodule(path), pruner.model.get_submodule(path)
+        assert type(found) is type(wanted)
+        assert {n: v.shape for n, v in found.state_dict().items()} == {
+            n: v.shape for n, v in wanted.state_dict().items()
+        }
     optimizer = torch.optim.Adam(small.parameters(), lr=0.01)
     small(**batches(1)[0])["loss"].backward()
     optimizer.step()
@@ -132,8 +137,6 @@ def test_a_pruner_that_learned_nothing_cuts_nothing(name: str) -> None:
 
 @every
 def test_settings_of_another_method_are_refused(name: str) -> None:
-    if name == "MDE":
-        return
     with pytest.raises(TypeError, match=f"must be {name}Config"):
         getattr(pruners, name)(make(), config=pruners.DimRegConfig())
 
@@ -275,7 +278,7 @@ def test_half_precision_keeps_the_gates_in_float32(name: str) -> None:
     assert model(**batches(1)[0])["logits"].dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("name", ["HAM", "AutoField", "DNIS"])
+@pytest.mark.parametrize("name", ["HAM", "AutoField"])
 def test_a_validation_loss_that_says_nothing_is_refused(name: str) -> None:
     def stepped(loss) -> None:
         model = make()
@@ -309,12 +312,16 @@ def test_opt_embed_tells_of_losses_that_are_all_equal() -> None:
 
 
 def test_a_model_from_before_the_decision_is_told_apart_without_a_budget() -> None:
-    pruner = pruner_of("LPFS", size=None, steps=10, strength=1.0)
+    pruner = pruner_of("LPFS", size=None, steps=10, strength=50.0, decide_by=0.8)
+    run(pruner, 2)
     early = {name: value.clone() for name, value in pruner.model.state_dict().items()}
     run(pruner, 10)
     assert pruner.decided
     pruner.model.load_state_dict(early)
-    with pytest.warns(UserWarning, match="restored from before the cut was decided"):
+    with (
+        pytest.warns(UserWarning, match="nothing is left"),
+        pytest.warns(UserWarning, match="restored from before the cut was decided"),
+    ):
         pruner.prune()
 
 
@@ -325,7 +332,7 @@ def test_a_model_of_nothing_is_told_of() -> None:
         pruner.prune()
 
 
-@pytest.mark.parametrize("name", ["DNIS", "DimReg", "MDE"])
+@pytest.mark.parametrize("name", ["DNIS", "DimReg"])
 def test_settings_of_another_method_are_refused_by_the_other_pruners(name: str) -> None:
     with pytest.raises(TypeError, match=f"config=L1GatesConfig: must be {name}Config"):
         getattr(pruners, name)(make(), config=pruners.L1GatesConfig())
