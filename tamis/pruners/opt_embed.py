@@ -14,7 +14,9 @@ Deviations: evolution runs on validation batches of the last ``search`` of the s
 each candidate scored on the same batch (the paper scores on the whole validation set, once the super-net has stood
 still); parents are the best half of a generation and are copied before they are changed (in the code mutation changes
 them in place); a budget, if there is one, bounds every candidate: too wide ones lose a dimension of a random table at a
-time. Without a budget the best candidate counts, as in the paper.
+time. Without a budget the best candidate counts, as in the paper. In
+an `nn.EmbeddingBag` all samples of a batch that hold an id share one random prefix for it, since each distinct id is
+looked up once.
 """
 
 from __future__ import annotations

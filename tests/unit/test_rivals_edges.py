@@ -52,6 +52,7 @@ def test_auto_field_keeps_a_share_of_the_fields_whatever_their_sizes() -> None:
         AutoField(make(), size=0.5)
 
 
+@pytest.mark.filterwarnings("ignore:PEP. the thresholds have pruned nothing")
 @pytest.mark.parametrize("kind", [PEP, DeepLight])
 def test_values_that_cost_more_than_columns_stay_columns(kind: type) -> None:
     config = {"config": PEPConfig(lr=1e-6)} if kind is PEP else {}
