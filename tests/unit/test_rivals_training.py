@@ -13,6 +13,7 @@ from tests.unit.dimreg_tools import batches, make
 from tests.unit.rival_tools import pruner_of
 
 STEPS = 20
+pytestmark = pytest.mark.filterwarnings("ignore:LPFS. size=0.5 holds less than the whole of:tamis.NoEffectWarning")
 
 
 def slopes(pruner, batch, leaves: Sequence[np.ndarray], factor: Callable[[Tensor, int], Tensor]) -> list[np.ndarray]:
