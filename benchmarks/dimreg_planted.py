@@ -42,8 +42,8 @@ def run(name: str, seed: int, keep: float, epochs: int, lr: float) -> dict[str, 
     setting = Setting(data, "fm", 16, epochs, lr)
     full = setting.train(setting.build(seed), seed, patience=epochs)
     model = setting.build(seed)
-    pruner = DimReg(model, keep, total_steps=setting.steps)
-    setting.train(model, seed, pruner=pruner, patience=epochs, patience_from=int(np.ceil(0.45 * epochs)) - 1)
+    pruner = DimReg(model, keep=keep, total_steps=setting.steps)
+    setting.train(model, seed, pruner=pruner, patience=epochs, patience_from=int(np.ceil(0.34 * epochs)) - 1)
     pruner.prune()
     test = auc(predict(model, data.test[0]), data.test[1].numpy())
     kept = [field.kept for field in pruner.report.fields]

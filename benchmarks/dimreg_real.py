@@ -26,7 +26,7 @@ import tamis
 from benchmarks.ctr import rivals
 from benchmarks.ctr.data import default_data, load
 from benchmarks.ctr.training import Run, auc, predict
-from tamis.pruners import DimReg, DimRegConfig
+from tamis.pruners import DimReg, DimRegConfig, ThesisConfig
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -61,6 +61,7 @@ PLANS = {
     "movielens1m_crossed": Plan(3, 1e-3, True, 0.03125, (0.125,), (1, 4), (0.0, 3e-3), 200_000),
 }
 TUNING_SEED = 100
+EARLY = DimRegConfig(warm_up=0.05, decide_by=0.4, closing=0.05)  # the schedule of release 0.1
 L1_STRENGTHS = (1e-5, 1e-4, 1e-3)
 POWERS = {
     "MDE": (0.3, 0.6),
@@ -71,17 +72,17 @@ POWERS = {
 
 
 def dimreg(
-    setting: rivals.Setting, seed: int, budget: int | None, config: DimRegConfig
+    setting: rivals.Setting, seed: int, budget: int | None, config: DimRegConfig | ThesisConfig
 ) -> tuple[Run, dict[str, int], dict[str, torch.Tensor]]:
     """Train with gates, cut, score the cut model: the run, the columns' number and the columns, both per field.
 
-    ``split="mean"`` has no budget: it is cut by force, at the end of the training, at whatever share it reaches.
+    A `ThesisConfig` has no budget: it is cut by force, at the end of the training, at whatever share it reaches.
     """
     model = setting.build(seed)
-    mean, bytes_ = config.split == "mean", None if budget is None else 4 * budget
+    mean, bytes_ = isinstance(config, ThesisConfig), None if budget is None else 4 * budget
     pruner = DimReg(model, budget_bytes=bytes_, config=config, total_steps=setting.steps)
-    settled = int(np.ceil((config.decide_by + config.closing) * setting.epochs))  # epochs until the gates are closed
-    first = (setting.epochs if mean else settled) - 1
+    settled = 1.0 if isinstance(config, ThesisConfig) else config.decide_by + config.closing
+    first = int(np.ceil(settled * setting.epochs)) - 1  # the epoch after which the gates are closed
     run = setting.train(model, seed, kind="DimReg", pruner=pruner, patience_from=first)
     open_ = (pruner.gates >= 0.5).split([table.width for table in pruner.tables])
     columns = {field: part.nonzero()[:, 0] for field, part in zip(setting.data.sizes, open_, strict=True)}
@@ -117,7 +118,7 @@ class Comparison:
     def uniform(self, width: int) -> tuple[Run, dict[str, int]]:
         return rivals.uniform(self.setting, self.seed, width), dict.fromkeys(self.setting.data.sizes, width)
 
-    def config(self, share: float | None, config: DimRegConfig) -> tuple[Run, dict[str, int]]:
+    def config(self, share: float | None, config: DimRegConfig | ThesisConfig) -> tuple[Run, dict[str, int]]:
         budget = None if share is None else int(share * self.setting.parameters)
         return dimreg(self.setting, self.seed, budget, config)[:2]
 
@@ -136,6 +137,10 @@ class Comparison:
         rows |= {f"uniform {w}": (lambda w=w: self.uniform(w)) for w in self.plan.widths}
         rows[f"DimReg {share:g}"] = lambda: self.ours[:2]
         rows |= {f"DimReg {more:g}": (lambda more=more: self.config(more, DimRegConfig())) for more in self.plan.more}
+        rows |= {
+            f"DimReg, schedule of 0.1 {part:g}": (lambda part=part: self.config(part, EARLY))
+            for part in (share, *self.plan.more)
+        }
         rows |= {
             f"random columns, DimReg's counts {share:g}": self.random,
             f"DimReg retrained, twice the epochs {share:g}": self.retrained,

@@ -10,7 +10,7 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +20,24 @@ from torch import Tensor, nn
 
 import tamis
 from benchmarks.peak_memory import PeakMemory
-from tamis.pruners import DimReg, cut
+from tamis.pruners import DimReg, Step, cut
 from tamis.pruners.dimreg.polarisation import pair_polarisation_with_grad
 from tamis.pruners.stats import correlation, weighted_moments
 
 TARGET = Path(__file__).parent / "results" / "dimreg_speed.json"
-STEPS_IN_ALL = 20_000  # of the training that the measured steps stand for: a look at the tables every 400 steps
+STEPS_IN_ALL = 20_000  # of the training that the measured steps stand for
+DECIDING = 0.31  # share of it that is done: inside the schedule, where a step costs most
+LOOKS = 2  # at the tables in a training
 
 
 class Net(nn.Module):
-    """Embeddings, concatenated, and an MLP 1024-1024-1."""
+    """Embeddings, concatenated, and an MLP with two hidden layers."""
 
-    def __init__(self, sizes: list[int], dim: int, sparse: bool) -> None:
+    def __init__(self, sizes: list[int], dim: int, sparse: bool, hidden: int = 1024) -> None:
         super().__init__()
         self.tables = nn.ModuleList(nn.Embedding(size, dim, sparse=sparse) for size in sizes)
         self.mlp = nn.Sequential(
-            nn.Linear(len(sizes) * dim, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 1)
+            nn.Linear(len(sizes) * dim, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)
         )
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -80,16 +82,24 @@ def race(contenders: dict[str, Callable[[], Any]], rounds: int, base: str) -> di
     return figures
 
 
-def stepper(net: Net, optimizers: list[torch.optim.Optimizer], batches: list[Tensor], pruner: DimReg | None) -> Any:
-    """One training step per call."""
+def stepper(
+    net: Net,
+    optimizers: Sequence[torch.optim.Optimizer],
+    batches: list[Tensor],
+    pruner: DimReg | None,
+    own: list[float] | None = None,
+) -> Any:
+    """One training step per call; ``own`` gets the CPU seconds of the pruner's penalty and step."""
     state = {"i": 0}
     labels = torch.rand(len(batches[0]), generator=torch.Generator().manual_seed(1)).round()
 
     def step() -> None:
         ids = batches[state["i"] % len(batches)]
         state["i"] += 1
+        started = time.process_time()
         if pruner is not None:
             pruner.add_penalty_grad()
+        spent = time.process_time() - started
         loss = nn.functional.binary_cross_entropy_with_logits(net(ids), labels)
         for optimizer in optimizers:
             optimizer.zero_grad()
@@ -97,7 +107,10 @@ def stepper(net: Net, optimizers: list[torch.optim.Optimizer], batches: list[Ten
         for optimizer in optimizers:
             optimizer.step()
         if pruner is not None:
+            started = time.process_time()
             pruner.step()
+            if own is not None:
+                own.append(spent + time.process_time() - started)
 
     return step
 
@@ -107,8 +120,9 @@ def contender(sizes: list[int], batches: list[Tensor], optimizer: str, gated: bo
     net = Net(sizes, 128, optimizer == "sparse")
     pruner = None
     if gated:
-        pruner = DimReg(net, 0.2, total_steps=STEPS_IN_ALL)
-        pruner._taken = STEPS_IN_ALL // 8  # inside the schedule, where a step costs most
+        pruner = DimReg(net, keep=0.2, total_steps=STEPS_IN_ALL)
+        pruner._taken = int(DECIDING * STEPS_IN_ALL)
+        pruner.rule.looked = pruner._taken  # the looks are timed apart
     optimizers: list[Any] = []
     if optimizer == "sparse":
         optimizers = [torch.optim.SparseAdam(list(net.tables.parameters())), torch.optim.Adam(net.mlp.parameters())]
@@ -134,14 +148,74 @@ def training_steps(fields: int, rows: int, batch: int, rounds: int) -> dict[str,
         }
         figures = race({name: step for name, (step, _) in made.items()}, rounds, base)
         if base == "sparse":
-            look = race({"look": made["sparse + DimReg"][1]._look_at_tables}, 3, "look")["look"]["ms"]
-            result["look_ms"], result["steps_between_looks"] = look, STEPS_IN_ALL // 50
+            look = look_ms(made["sparse + DimReg"][1])
+            result |= {"look_ms": look, "looks": LOOKS, "steps of the training": STEPS_IN_ALL}
         if "DimReg" not in base:
-            share = look / (STEPS_IN_ALL // 50) / figures[base]["ms"]
+            share = LOOKS * look / STEPS_IN_ALL / figures[base]["ms"]
             result[f"{base}: with over without"] = round(figures[others[0]]["time_ratio"] + share, 4)
         result[f"race, base {base}"] = figures
         del made
     return result
+
+
+def look_ms(pruner: DimReg) -> float:
+    """CPU milliseconds of one look at the tables."""
+    step = Step(pruner.steps_taken, STEPS_IN_ALL)
+    look = {"look": lambda: pruner.rule.look(pruner.gates, pruner.tables, step)}
+    return float(race(look, 3, "look")["look"]["ms"])
+
+
+def flat_in_rows(all_rows: list[int], batch: int, rounds: int) -> dict[str, Any]:
+    """A step with and without DimReg as the tables grow: 22 fields, d = 16, an MLP 64-64-1, SGD on sparse gradients.
+
+    All sizes take turns. ``counting``: 8 steps before the decision, on one of which lookups are counted; ``decided``:
+    8 after it. ``own ms``: of one step, penalty and `DimReg.step` alone, with their share of the looks at the tables;
+    ``own, of the smallest``: its ratio to the first size. ``counting by tables``: what release 0.1 did on every 8th
+    step, to the end, for the largest table.
+    """
+    steps: dict[str, Callable[[], Any]] = {}
+    pruners, own, figures = {}, {}, {}
+    for rows in all_rows:
+        sizes, name = field_sizes(22, rows), f"{rows:.0e} rows"
+        batches = [batch_of(sizes, batch, seed) for seed in range(8)]
+        nets = [Net(sizes, 16, True, hidden=64) for _ in range(2)]
+        pruners[name], own[name] = DimReg(nets[1], size=0.2, total_steps=STEPS_IN_ALL), []
+        for net, pruner in zip(nets, (None, pruners[name]), strict=True):
+            sgd = [torch.optim.SGD(net.parameters(), lr=1e-3)]
+            one = stepper(net, sgd, batches, pruner, own[name])
+            steps[f"{name}{', with' if pruner else ''}"] = lambda one=one: [one() for _ in range(8)]
+        by_tables = race({"old": dense_count(max(sizes))}, 5, "old")["old"]["ms"]
+        figures[name] = {"look_ms": look_ms(pruners[name]), "counting by tables, ms": by_tables}
+    for phase, done in (("counting", 0.1), ("decided", 0.5)):
+        for name, pruner in pruners.items():
+            pruner._taken = 8 * int(done * STEPS_IN_ALL / 8)
+            own[name].clear()
+        raced = race(steps, rounds, next(iter(steps)))
+        each = {name: np.array(spent[8:]).reshape(-1, 8).mean(1) for name, spent in own.items()}
+        looks = {name: 1e-3 * LOOKS * figures[name]["look_ms"] / STEPS_IN_ALL for name in own}
+        for name, spent in each.items():
+            with_, without = raced[f"{name}, with"]["ms"] / 8, raced[name]["ms"] / 8
+            smallest = each[next(iter(each))] + looks[next(iter(each))]
+            figures[name][phase] = {
+                "without, ms": round(without, 3),
+                "with, ms": round(with_, 3),
+                "with over without": round(with_ / without, 3),
+                "own ms": round(1e3 * float(np.median(spent + looks[name])), 3),
+                "own, of the smallest": round(float(np.median((spent + looks[name]) / smallest)), 3),
+            }
+    return {"batch": batch, "fields": 22, "dim": 16, "steps of the training": STEPS_IN_ALL, **figures}
+
+
+def dense_count(rows: int) -> Callable[[], None]:
+    """Counting lookups as release 0.1 did: over every row."""
+    fresh, counts = torch.zeros(2, rows, dtype=torch.int32).unbind(0)
+    largest = torch.iinfo(torch.int32).max
+
+    def merge() -> None:
+        counts.add_(torch.minimum(fresh, largest - counts))
+        fresh.zero_()
+
+    return merge
 
 
 def pearson(rows: int, rounds: int) -> dict[str, Any]:
@@ -228,7 +302,7 @@ def inference(batch: int, rounds: int, rows: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", nargs="+", default=["steps", "pearson", "pairs", "inference"])
+    parser.add_argument("--only", nargs="+", default=["flat", "steps", "pearson", "pairs", "inference"])
     parser.add_argument("--quick", action="store_true", help="small and few; nothing written")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -246,6 +320,7 @@ def main() -> None:
         "pairs": lambda: pair_penalty(rounds * 10),
         "pearson": lambda: pearson(rows // 2, rounds),
         "inference": lambda: [inference(size, rounds, rows) for size in (256, batch)],
+        "flat": lambda: flat_in_rows([rows // 10, rows, rows * 10], batch, rounds),
         "steps": lambda: [training_steps(fields, rows, batch, rounds) for fields in (39, 22)],
     }
     for name, job in jobs.items():

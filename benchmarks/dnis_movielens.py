@@ -42,8 +42,8 @@ from benchmarks.tables import T_95
 RESULTS = Path(__file__).parent / "results"
 TUNING_SEED = 100
 TUNED_SHARE = 0.125  # where what serves all shares is tuned
-OURS = ("DNIS ours, columns of blocks", "DNIS, columns of blocks")  # compared with every arm
-TUNED_ARM = OURS[0]  # whose rates all arms with a search use
+OURS = ("tamis.pruners.DNIS, columns of blocks", "DNIS, columns of blocks")  # compared with every arm
+TUNED_ARM = "DNIS ours, columns of blocks"  # whose rates all arms with a search use
 
 
 PLANS = {

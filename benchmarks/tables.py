@@ -78,9 +78,9 @@ T_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  #
 def paired(figures: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     """Runs per method and seed as one row a method: mean test score, and our method minus it over the shared seeds.
 
-    Ours is the first method whose name starts with DimReg; an interval needs at least two seeds.
+    Ours is the first method that is named DimReg and a share; an interval needs at least two seeds.
     """
-    ours = next(name for name in figures if name.startswith("DimReg"))
+    ours = next(name for name in figures if name.startswith("DimReg 0"))
     summary = {}
     for name, runs in figures.items():
         shared = sorted(runs.keys() & figures[ours].keys())

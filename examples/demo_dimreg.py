@@ -145,11 +145,7 @@ def train_one(
     trainer.remove_callback(PrinterCallback)
     watched = None
     if share is not None:
-        rows = sum(sizes.values())
-        budget = max(
-            4 * max(sizes.values()), int(share * rows * dim * 4)
-        )  # at least one dimension of the largest table
-        watched = Watched(DimReg(model, budget_bytes=budget))
+        watched = Watched(DimReg(model, size=share))
         attach(trainer, watched.pruner, prune_at_end=False)  # cut below: the picture needs the gates before
     start = time.perf_counter()
     trainer.train()

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
 
     # before prepare() wraps the model; steps are counted per process, after the data was split
-    pruner = DimReg(network, keep=0.2)
+    pruner = DimReg(network, size=0.2)
     model, optimizer, loader = accelerator.prepare(network, optimizer, loader)
     pruner.begin(args.epochs * len(loader))
 

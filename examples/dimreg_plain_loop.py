@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     train, test, sizes = load_table(Path(__file__).parent / "data" / "adult.parquet", "label")
     model = WideDeep(sizes, dim=16, hidden=(32,))  # no FM term: the first layer's columns can be cut, too
     loader = DataLoader(train, batch_size=512, shuffle=True, collate_fn=collate)
-    pruner = DimReg(model, keep=0.2, total_steps=args.epochs * len(loader))
+    pruner = DimReg(model, size=0.2, total_steps=args.epochs * len(loader))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 
     for epoch in range(args.epochs):

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     train, test, sizes = load_table(Path(__file__).parent / "data" / "adult.parquet", "label")
     model = DeepFM(sizes, dim=16, hidden=(32,))
 
-    pruner = DimReg(model, keep=0.2)
+    pruner = DimReg(model, size=0.2)
     trainer = Trainer(
         model,
         TrainingArguments(

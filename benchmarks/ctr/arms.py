@@ -170,8 +170,9 @@ class Arms:
         run.test = self.setting.score(predict(model, ids), labels.numpy())
         return Outcome(run, bytes=sparsity.int4_bytes(self.rows, self.dim))
 
-    def uniform(self, width: int) -> Outcome:
-        run = self.setting.train(self.setting.build(width), self.plan.epochs, f"width {width}")
+    def uniform(self, width: int, like: int | None = None) -> Outcome:
+        """Narrow from the start; ``like``: the width whose tuned rates are used, ``width`` if None."""
+        run = self.setting.train(self.setting.build(width), self.plan.epochs, f"width {like or width}")
         return Outcome(run, share=width / self.dim, bytes=sparsity.dense_bytes(self.rows, width))
 
     def frequency(self, share: float) -> Outcome:
@@ -237,15 +238,19 @@ class Arms:
 
         return self.after_warm("magnitude columns", share, choose, groups, axes)
 
-    def low_rank(self, share: float) -> Outcome:
-        """The first principal axes of the warm model, as many for all rows: uniform width by truncation."""
+    def low_rank(self, share: float, more: int = 0) -> Outcome:
+        """The first principal axes of the warm model, as many for all rows: uniform width by truncation.
+
+        ``more``: axes beyond the share.
+        """
+        width = round(share * self.dim) + more
 
         def choose(tables: dict[str, Tensor]) -> dict[str, Tensor]:
-            first = torch.arange(self.dim) < round(share * self.dim)
+            first = torch.arange(self.dim) < width
             return {field: first.expand_as(table).clone() for field, table in tables.items()}
 
         outcome = self.after_warm("low rank", share, choose, axes=True)
-        outcome.bytes = sparsity.dense_bytes(self.rows, round(share * self.dim))
+        outcome.bytes = sparsity.dense_bytes(self.rows, width)
         return outcome
 
     def random_alpha(self, share: float) -> Outcome:
@@ -275,7 +280,12 @@ class Arms:
                 "magnitude, values, principal axes": partial(self.magnitude, axes=True),
                 "magnitude, columns of blocks, principal axes": partial(self.magnitude_columns, axes=True),
             }
-            table[f"{share:g}"] = {f"uniform width {width}": lambda width=width: self.uniform(width)}
+            wider = width + 1  # where a block's index costs 4 bytes a row, DNIS has as many bytes
+            table[f"{share:g}"] = {
+                f"uniform width {width}": lambda width=width: self.uniform(width),
+                f"uniform width {wider}, bytes of DNIS": lambda width=width: self.uniform(width + 1, width),
+                "low rank, bytes of DNIS": lambda share=share: self.low_rank(share, 1),
+            }
             table[f"{share:g}"] |= {name: lambda run=run, share=share: run(share) for name, run in shared.items()}
         return table
 

@@ -71,10 +71,20 @@ def dimensions(model: nn.Module) -> dict[str, int]:
     return {field: table.weight.shape[1] for field, table in model.embeddings.items()}
 
 
+@torch.no_grad()
 def narrowed(setting: Setting, seed: int, kept: dict[str, Tensor]) -> nn.Module:
-    """A fresh model with only the ``kept`` columns (field -> [k])."""
+    """A fresh model with only the ``kept`` columns (field -> [k]), started as one that was built narrow.
+
+    The first layer's weights are drawn for as many inputs as it has; of a model built wide they would be too small,
+    since most of its inputs are then zeros that are put back.
+    """
     model = setting.build(seed)
     cut(model, {f"embeddings.{field}": columns for field, columns in kept.items()})
+    inputs = sum(len(columns) for columns in kept.values())
+    if hasattr(model, "mlp") and inputs:
+        first = model.mlp[0]
+        for parameter in (first.weight, first.bias):
+            parameter.mul_((first.in_features / inputs) ** 0.5)
     return model
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from tamis.callbacks.loop import ResumableLoader
+from tamis.core.extras import needs
 from tamis.core.types import Accelerator, Stateful, TrainerLike
 
 if TYPE_CHECKING:
     from torch.utils.data import Sampler
 
-    from tamis.callbacks.hf import EpochCallback, PruningCallback, SamplerCallback
+    from tamis.callbacks.hf import EpochCallback, PruningCallback, SamplerCallback, TrajectoryCallback
+    from tamis.features.trajectory import LossTrajectory
     from tamis.pruners.base import Regularizer
 
 
@@ -33,6 +35,8 @@ def attach(target: TrainerLike, component: Sampler[int]) -> SamplerCallback: ...
 @overload
 def attach(target: TrainerLike, component: Regularizer, **options: Any) -> PruningCallback: ...
 @overload
+def attach(target: TrainerLike, component: LossTrajectory) -> TrajectoryCallback: ...
+@overload
 def attach(target: TrainerLike, component: HasEpoch) -> EpochCallback: ...
 @overload
 def attach(target: Accelerator, component: Stateful, *, name: str | None = None) -> None: ...
@@ -45,6 +49,7 @@ def attach(target: object, component: object, **options: Any) -> object:
     Trainer         sampler                     replaces the train sampler, saves and restores its state
     Trainer         regularizer or pruner       `PruningCallback` (``penalty="grad"``, or ``"loss"`` for DeepSpeed)
     Trainer         anything with `set_epoch`   `EpochCallback`: a transform, data set or collator that draws anew
+    Trainer         `LossTrajectory`            notes loss and margin of each training sample; saved and restored
     Accelerator     anything with `state_dict`  saved and restored by ``save_state`` / ``load_state`` (``name=``)
     ==============  ==========================  ===================================================================
 
@@ -64,6 +69,7 @@ def attach(target: object, component: object, **options: Any) -> object:
     """
     from torch.utils.data import Sampler
 
+    from tamis.features.trajectory import LossTrajectory
     from tamis.pruners.base import Regularizer
 
     if hasattr(target, "register_save_state_pre_hook"):
@@ -73,22 +79,26 @@ def attach(target: object, component: object, **options: Any) -> object:
         return None
     if not (hasattr(target, "_get_train_sampler") and hasattr(target, "add_callback")):
         raise TypeError(f"target={type(target).__name__}: must be a transformers Trainer or an accelerate Accelerator")
-    from tamis.callbacks.hf import attach_epochs, attach_pruner, attach_sampler
+    from tamis.callbacks.hf import attach_epochs, attach_pruner, attach_sampler, attach_trajectory
 
     if isinstance(component, Sampler):
         return attach_sampler(target, component, **options)
     if isinstance(component, Regularizer):
         return attach_pruner(target, component, **options)
+    if isinstance(component, LossTrajectory):
+        return attach_trajectory(target, component, **options)
     if hasattr(component, "set_epoch"):
         return attach_epochs(target, component, **options)
     raise TypeError(
-        f"component={type(component).__name__}: must be a sampler, a Regularizer, a Pruner, or have set_epoch(epoch)"
+        f"component={type(component).__name__}: must be a sampler, a Regularizer, a Pruner, a LossTrajectory, or have "
+        "set_epoch(epoch)"
     )
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'tamis.callbacks' has no attribute {name!r}")
-    from tamis.callbacks import hf
+    with needs("hf", name):
+        from tamis.callbacks import hf
 
     return getattr(hf, name)

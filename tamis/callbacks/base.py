@@ -7,13 +7,13 @@ A *component* is a sampler (an order), a regularizer or pruner (a penalty, a ste
 from __future__ import annotations
 
 from collections.abc import Sized
-from typing import Any, Protocol
+from typing import Protocol
 
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, Sampler
+from torch.utils.data import DistributedSampler, IterableDataset, RandomSampler, Sampler
 
 from tamis.core.types import Stateful
 
-__all__ = ["ResumableSampler", "check_length", "check_sampler", "innermost_sampler"]
+__all__ = ["ResumableSampler", "check_length", "check_sampler"]
 
 
 class ResumableSampler(Stateful, Protocol):
@@ -87,11 +87,3 @@ def check_length(sampler: Sized, length: int) -> None:
             f"len(sampler)={len(sampler)}: was {length} when training was prepared, and the trainer computed its "
             "steps from that; keep num_samples fixed during train()"
         )
-
-
-def innermost_sampler(loader: DataLoader[Any]) -> Any:
-    """The index sampler of a `DataLoader`, under whatever wrappers accelerate put around its batch sampler."""
-    sampler: Any = loader.batch_sampler
-    while hasattr(sampler, "batch_sampler"):
-        sampler = sampler.batch_sampler
-    return getattr(sampler, "sampler", sampler)

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from tamis.callbacks.base import ResumableSampler, check_length, check_sampler, innermost_sampler
+from tamis.callbacks.base import ResumableSampler, check_length, check_sampler
+from tamis.callbacks.dealing import Dealing, RestOfEpoch, innermost_sampler, put_sampler
+from tamis.callbacks.proof import check_drawn
 from tamis.core.checks import check_int
 from tamis.core.types import Stateful
 
@@ -24,15 +26,18 @@ class ResumableLoader:
             for batch in batches:
                 ...                       # batches.state_dict() at any moment: JSON values and tensors
 
-    Without `epochs`, each pass over it is the next epoch.
+    Without `epochs`, each pass over it is the next epoch. A state may be loaded with another batch size or number of
+    processes: the global order goes on at the same index.
 
     Args:
-        loader: a `DataLoader` over ``sampler``, as built or as returned by ``accelerator.prepare``.
+        loader: a `DataLoader` over ``sampler``, as built or as returned by ``accelerator.prepare``, with any
+            ``DataLoaderConfiguration``. What a stateful loader saves itself is not needed and not used.
         sampler: a tamis sampler (or any with ``set_epoch``, ``seek``, ``state_dict``, ``load_state_dict``).
         components: further stateful things saved along, by name, e.g. ``pruner=pruner``.
 
     Raises:
         TypeError, ValueError: the sampler does not fit, see `tamis.callbacks.base.check_sampler`.
+        TamisError: the first batch was not drawn from the sampler.
     """
 
     def __init__(self, loader: DataLoader[Any], sampler: ResumableSampler, **components: Stateful) -> None:
@@ -43,7 +48,8 @@ class ResumableLoader:
                 f"loader draws from a {type(used).__name__}, not from the sampler that was given: build it with "
                 "DataLoader(dataset, batch_size=..., sampler=sampler)"
             )
-        if not hasattr(loader, "end_of_dataloader") and loader.batch_size is None:
+        self._prepared = hasattr(loader, "end_of_dataloader")
+        if not self._prepared and loader.batch_size is None:
             raise ValueError(
                 "loader has a batch_sampler of its own, whose position cannot be found again; "
                 "build it with DataLoader(dataset, batch_size=..., sampler=sampler)"
@@ -51,7 +57,10 @@ class ResumableLoader:
         self.loader, self.sampler, self.components = loader, sampler, components
         self.epoch = 0
         self.batch = 0
+        self._from = (0, 0)  # a batch number and the position before it
         self._length = len(sampler)
+        self._dealing = Dealing.of(loader)
+        self._source = _without_state(loader) if self._prepared else loader
 
     def epochs(self, count: int) -> Iterator[int]:
         """The epochs still to do, up to ``count``; after a resume the first may be a partial one."""
@@ -59,42 +68,72 @@ class ResumableLoader:
         self._turn_over()
         while self.epoch < count:
             yield self.epoch
-            self.epoch, self.batch = self.epoch + 1, 0
+            self._next_epoch()
 
     def __len__(self) -> int:
         return len(self.loader)
+
+    @property
+    def position(self) -> int | None:
+        """Indices of the epoch's global order consumed so far, on all ranks; None for a batch sampler of one's own."""
+        if self._dealing is None:
+            return None
+        first, position = self._from
+        return min(position + (self.batch - first) * self._dealing.step, self._length)
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of the present epoch that were not consumed yet."""
         check_length(self.sampler, self._length)
         self._turn_over()
         self.sampler.set_epoch(self.epoch)
-        loader: Any = self.loader
-        if hasattr(loader, "end_of_dataloader"):  # prepared by Accelerate: its own skipping keeps ranks in step
+        iterations = getattr(self.sampler, "iterations", None)
+        try:
+            for batch in self._rest():
+                if iterations is not None:
+                    check_drawn(self.sampler, self.loader, iterations)
+                    iterations = None
+                self.batch += 1
+                yield batch
+        finally:
+            put_sampler(self.loader, self.sampler)
+
+    def _rest(self) -> Any:
+        """A loader of the batches that are left."""
+        source: Any = self._source
+        if self._prepared:
+            source.set_epoch(self.epoch)  # tells the data set too
+        elif getattr(source, "_initial_iter_for_state_dict", False) or getattr(source, "next_iter_state", None):
+            raise ValueError(
+                "loader: a StatefulDataLoader whose own state was asked for or loaded, and that goes on from there; "
+                "use its state or ResumableLoader's, not both"
+            )
+        order: Any = self.sampler
+        if self.position and self._dealing is not None:
+            filling = self._dealing.filling(self._length - self.position)
+            order = RestOfEpoch(self.sampler, self.position, filling=filling)
+        put_sampler(self.loader, order)
+        if self.batch and self._dealing is None:
             from accelerate import skip_first_batches
 
-            loader.set_epoch(self.epoch)
-            loader.set_sampler(self.sampler)
-            if self.batch:
-                loader = skip_first_batches(loader, self.batch)
-        elif self.batch:
-            self.sampler.seek(min(self.batch * loader.batch_size, len(self.sampler)))
-        for batch in loader:
-            self.batch += 1
-            yield batch
+            source = skip_first_batches(source, self.batch)
+        return source
 
     def _turn_over(self) -> None:
         """Go on to the next epoch if the present one is consumed."""
         if self.batch >= len(self.loader):
-            self.epoch, self.batch = self.epoch + 1, 0
+            self._next_epoch()
+
+    def _next_epoch(self) -> None:
+        self.epoch, self.batch, self._from = self.epoch + 1, 0, (0, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch, batches consumed in it, the sampler's and the components' states."""
+        """Epoch, position and batches consumed in it, the sampler's and the components' states."""
         states = {name: component.state_dict() for name, component in self.components.items()}
         return {
             "epoch": self.epoch,
             "batch": self.batch,
             "batches": len(self.loader),
+            "position": self.position,
             "sampler": self.sampler.state_dict(),
             "components": states,
         }
@@ -103,9 +142,12 @@ class ResumableLoader:
         """Restore; the next `epochs` and `iter` go on after the last consumed batch.
 
         Raises:
-            ValueError: the state has other components, or an epoch had another number of batches.
+            ValueError: the state has other components, or an epoch had another number of batches and the state does
+                not say the position (as those of release 0.1, and of batch samplers of one's own).
         """
-        if state["batches"] != len(self.loader):
+        position = state.get("position")
+        known = position is not None and self._dealing is not None
+        if not known and state["batches"] != len(self.loader):
             raise ValueError(
                 f"the saved loader had {state['batches']} batches an epoch, this one has {len(self.loader)}: "
                 "resume with the same batch size and number of processes"
@@ -115,7 +157,25 @@ class ResumableLoader:
                 f"saved components {sorted(state['components'])}, present ones {sorted(self.components)}: "
                 "build the ResumableLoader with the same names"
             )
-        self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
         self.sampler.load_state_dict(state["sampler"])
+        self.epoch, self.batch, self._from = int(state["epoch"]), int(state["batch"]), (0, 0)
+        if position is not None and self._dealing is not None:
+            self.batch = len(self.loader) - self._dealing.batches(self._length - int(position))
+            self._from = (self.batch, int(position))
         for name, component in self.components.items():
             component.load_state_dict(state["components"][name])
+
+
+def _without_state(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """A prepared loader that begins each pass anew.
+
+    A stateful one goes on from what accelerate has saved and loaded, beside the position that is kept here, and has its
+    workers read the first batches while it is prepared, before anybody was told the epoch.
+    """
+    if not getattr(loader, "use_stateful_dataloader", False):
+        return loader
+    from accelerate import skip_first_batches
+
+    fresh: DataLoader[Any] = skip_first_batches(loader, 0)
+    loader.base_dataloader._iterator = None  # type: ignore[attr-defined]  # ends the workers that have read ahead
+    return fresh

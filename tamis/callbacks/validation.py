@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from torch.utils.data import DataLoader
 
 from tamis.core.checks import check_int
 from tamis.core.distributed import rank, world_size
@@ -29,11 +30,15 @@ class ValidationBatches:
         seed: of the order.
 
     Raises:
-        TypeError: the data set is a stream.
+        TypeError: the data set is a stream, or a loader.
         ValueError: it is empty.
     """
 
     def __init__(self, dataset: MapDataset, *, batch_size: int, collate: Collate, seed: int = 0) -> None:
+        if isinstance(dataset, DataLoader):
+            raise TypeError(
+                "validation=DataLoader: must be a data set; give loader.dataset, batches are made from it here"
+            )
         if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
             raise TypeError(
                 f"validation={type(dataset).__name__}: must be map-style (__getitem__ and __len__), since its batches "

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import importlib.util
 import sys
 from pathlib import Path
 
 from tamis.cli.errors import PACKAGE, UsageError, listed
+from tamis.core.extras import missing, needs
 
 __all__ = ["run_demo"]
 
@@ -20,6 +22,8 @@ def run_demo(args: argparse.Namespace) -> int:
         raise UsageError(f"METHOD={args.method!r}: has no demo; available: {listed(methods)}")
     if args.data is not None and not Path(args.data).is_file():
         raise UsageError(f"--data {args.data}: no such file")
+    if args.label is not None:
+        _check_label(Path(args.data or folder / "data" / "adult.parquet"), args.label)
     words = [
         word
         for option in ("data", "label", "out")
@@ -28,6 +32,22 @@ def run_demo(args: argparse.Namespace) -> int:
     ]
     statuses = [_run_example(folder / f"demo_{name}.py", words) for name in methods if args.method in (name, "all")]
     return max(statuses)
+
+
+def _check_label(path: Path, label: str) -> None:
+    """Refuse a label that is no column by the table's header alone, before a demo loads all it needs."""
+    if path.suffix == ".parquet" and path.is_file():
+        with needs("demo", "tamis demo"):
+            from pyarrow import parquet
+
+        columns = parquet.read_schema(path).names
+    elif path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            columns = next(csv.reader(file), [])
+    else:
+        return  # the demo says what it reads
+    if label not in columns:
+        raise UsageError(f"--label {label}: no such column; {path.name} has {', '.join(columns)}")
 
 
 def _examples() -> Path:
@@ -44,7 +64,10 @@ def _run_example(path: Path, words: list[str]) -> int:
         raise UsageError(f"{path}: cannot be imported")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        raise missing("demo", f"tamis demo {path.stem.removeprefix('demo_')}", error) from error
     try:
         return int(module.main(words))
     except SystemExit as end:

@@ -1,7 +1,7 @@
 """The ``tamis`` command: search for a policy, show it, check it against data, run a demo.
 
 Whatever the user got wrong is one line, ``tamis: error: ...``, and exit status 2; a traceback is kept for bugs,
-ours or those in the user's own objective.
+ours or those in the user's own objective. Torch is imported by the commands that need it, not by ``--help``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tamis.cli.data import describe_file
 from tamis.cli.demo import run_demo
 from tamis.cli.errors import UsageError, is_the_users, listed
 from tamis.cli.search import SEARCHES, run_search
 from tamis.core.version import __version__
-from tamis.policy import DataInfo, load_policy
+
+if TYPE_CHECKING:
+    from tamis.policy import DataInfo
 
 __all__ = ["main"]
 
@@ -75,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _show(args: argparse.Namespace) -> int:
+    from tamis.policy import load_policy
+
     policy = load_policy(args.policy)
     print(policy.summary())
     if args.plot is not None:
@@ -87,6 +91,9 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
+    from tamis.cli.data import describe_file
+    from tamis.policy import DataInfo, load_policy
+
     policy = load_policy(args.policy)
     found = DataInfo()
     if args.data is not None:

@@ -8,15 +8,17 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tamis.cli.errors import UsageError, listed
-from tamis.policy import Policy
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+if TYPE_CHECKING:
+    from tamis.policy import Policy
 
 __all__ = ["SEARCHES", "named", "run_search"]
 

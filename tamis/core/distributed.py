@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 __all__ = [
+    "all_gather_ids",
     "all_mean_",
     "all_sum_",
     "broadcast_object",
@@ -61,6 +62,24 @@ def all_sum_(tensor: torch.Tensor) -> torch.Tensor:
 def all_mean_(tensor: torch.Tensor) -> torch.Tensor:
     """Average ``tensor`` (floating) over ranks in place and return it."""
     return all_sum_(tensor).div_(world_size()) if is_distributed() else tensor
+
+
+def all_gather_ids(ids: torch.Tensor) -> torch.Tensor:
+    """Every rank's ``ids``, one after the other in rank order, on every rank.
+
+    Args:
+        ids: [n], integers; each rank may have another n.
+    """
+    if not is_distributed():
+        return ids
+    length = torch.tensor([len(ids)], device=ids.device)
+    lengths = [torch.zeros_like(length) for _ in range(world_size())]
+    dist.all_gather(lengths, length)
+    longest = max(int(each) for each in lengths)
+    padded = torch.cat([ids, ids.new_zeros(longest - len(ids))])
+    parts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(each)] for part, each in zip(parts, lengths, strict=True)])
 
 
 def gather_objects(value: Result) -> list[Result]:

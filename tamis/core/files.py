@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,7 +13,10 @@ import torch
 
 from tamis.core.types import PathOrStr
 
-__all__ = ["replace_file", "write_atomically", "write_tensors"]
+__all__ = ["remove_leftovers", "replace_file", "write_atomically", "write_tensors"]
+
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 def replace_file(path: PathOrStr, write: Callable[[Path], object]) -> None:
@@ -26,7 +31,7 @@ def replace_file(path: PathOrStr, write: Callable[[Path], object]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # as _TEMPORARY
     try:
         write(temporary)
         with temporary.open("rb") as file:
@@ -41,6 +46,21 @@ def replace_file(path: PathOrStr, write: Callable[[Path], object]) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def remove_leftovers(folder: PathOrStr, *, age: float = 3600.0) -> None:
+    """Remove the temporary files that killed processes have left behind in ``folder``.
+
+    Args:
+        folder: need not be there.
+        age: only files that were not written to for so many seconds, >= 0; another process may be at work.
+    """
+    for path in Path(folder).glob(".*.tmp"):
+        try:
+            if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime >= age:
+                path.unlink()
+        except OSError:  # somebody else's, or gone
+            continue
 
 
 def write_atomically(path: PathOrStr, raw: bytes) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 
+from tamis.core.extras import needs
 from tamis.policy.base import fingerprint
 
 if TYPE_CHECKING:
@@ -75,14 +76,19 @@ class Columns:
 
 
 def fingerprint_columns(columns: Sequence[Column]) -> str:
-    """sha256 over text columns; "" for none."""
+    """sha256 over text columns; "" for none.
+
+    Args:
+        columns: of one size; strings, numbers or token ids.
+    """
     return fingerprint(*[fingerprint(*_bytes_of(column)) for column in columns]) if columns else ""
 
 
 def _bytes_of(column: Column) -> list[np.ndarray]:
     """A text column as arrays, for `fingerprint`: the same for equal values, whatever holds them."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
+    with needs("text", "text columns"):
+        import pyarrow as pa
+        import pyarrow.compute as pc
 
     if isinstance(column, np.ndarray) and column.ndim == 2:
         column = list(column)

@@ -16,10 +16,32 @@ from tamis.core.types import Batch, Collate, MapDataset
 from tamis.features.prints import input_prints
 from tamis.policy.base import fingerprint
 
-__all__ = ["Inputs", "fingerprint_dataset", "items_of", "labels_of", "shard_loader", "split_batch"]
+__all__ = ["Inputs", "collated", "fingerprint_dataset", "items_of", "labels_of", "shard_loader", "split_batch"]
 
 #: What a model is called with: keywords, or one positional argument.
 Inputs: TypeAlias = dict[str, Tensor] | Any
+
+
+def collated(items: list[Any], collate: Collate | None = None) -> Batch:
+    """Items as one batch, by ``collate`` or torch's own way.
+
+    Args:
+        items: of a data set.
+        collate: a list of items -> a batch; default: torch's.
+
+    Raises:
+        ValueError: torch's own way cannot join the items, such as texts of different lengths.
+    """
+    try:
+        batch: Batch = torch.utils.data.default_collate(items) if collate is None else collate(items)
+        return batch
+    except (RuntimeError, TypeError) as error:
+        if collate is not None:
+            raise
+        raise ValueError(
+            f"collate=None: torch cannot join these items into a batch ({str(error).splitlines()[0]}); pass "
+            "collate=your_collator, such as transformers' DataCollatorWithPadding, or items of one length"
+        ) from error
 
 
 def shard_loader(data: MapDataset | DataLoader[Any], batch_size: int, *, whole_batches: bool = True) -> DataLoader[Any]:
@@ -34,12 +56,13 @@ def shard_loader(data: MapDataset | DataLoader[Any], batch_size: int, *, whole_b
         TypeError: ``data`` is an `IterableDataset` or has no items by number.
         ValueError: ``data`` is empty.
     """
-    options: dict[str, Any] = {"batch_size": batch_size}
+    options: dict[str, Any] = {"batch_size": batch_size, "collate_fn": collated}
     dataset: Any = data
     if isinstance(data, DataLoader):
         dataset = data.dataset
         options = {"batch_size": data.batch_size or batch_size, "num_workers": data.num_workers}
-        options["collate_fn"] = data.collate_fn
+        if data.collate_fn is not torch.utils.data.default_collate:
+            options["collate_fn"] = data.collate_fn
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
         raise TypeError(f"data={type(dataset).__name__}: must be a map-style data set, samples are drawn by index")
     if not len(dataset):
@@ -82,12 +105,17 @@ def items_of(data: MapDataset, indices: Iterable[int] | Tensor, collate: Collate
     """
     wanted = [int(index) for index in indices]
     items = data.__getitems__(wanted) if hasattr(data, "__getitems__") else [data[index] for index in wanted]
-    batch: Batch = to_device((collate or torch.utils.data.default_collate)(items), device)
-    return batch
+    batch: Any = to_device(collated(items, collate), device)
+    made: Batch = batch
+    return made
 
 
 def labels_of(dataset: MapDataset) -> Tensor:
-    """The labels of a data set in order, without loading the inputs where the data set allows it."""
+    """The labels of a data set in order, without loading the inputs where the data set allows it.
+
+    Args:
+        dataset: map-style, of items with labels.
+    """
     if isinstance(dataset, Subset):
         return labels_of(cast(MapDataset, dataset.dataset))[torch.as_tensor(list(dataset.indices))]
     known: Any = dataset

@@ -26,7 +26,11 @@ class HeadTap:
             self.seen.append((layer, inputs[0], output.clone()))  # type: ignore[arg-type]  # may be changed in place
 
     def take(self, logits: Tensor) -> tuple[Tensor, bool]:
-        """The head's input [B, D] and whether the head has a bias."""
+        """The head's input [B, D] and whether the head has a bias.
+
+        Args:
+            logits: of the model, float [B, C].
+        """
         seen, self.seen = self.seen, []
         p = logits.log_softmax(-1)  # a constant added to all logits of a row changes no gradient
         found = [(layer, h) for layer, h, z in seen if z.shape == p.shape and _same(z.double().log_softmax(-1), p)]

@@ -22,7 +22,7 @@ from tamis.core.models import device_of, evaluating, logits_of, to_device
 from tamis.core.progress import progress_bar
 from tamis.core.rng import torch_generator
 from tamis.core.types import Batch, Collate, MapDataset
-from tamis.features.data import Inputs, items_of
+from tamis.features.data import Inputs, collated, items_of
 
 __all__ = ["SampleLoss", "log_likelihoods", "make_batch", "sample_loss", "sample_loss_of"]
 
@@ -126,7 +126,7 @@ def log_likelihoods(
     part: Dataset[Any] = Subset(data, rank_stretch(len(data)))  # type: ignore[arg-type]  # a Protocol is enough
     rows = [np.empty((0, 2))]
     with evaluating(model), torch.no_grad():
-        loader = DataLoader(part, batch_size, collate_fn=collate, generator=torch_generator(0))
+        loader = DataLoader(part, batch_size, collate_fn=collate or collated, generator=torch_generator(0))
         for batch in progress_bar(loader, desc="log-likelihood"):
             total, count = function(model, to_device(batch, device_of(model)))
             rows.append(torch.stack([-total.double(), count.double()], 1).cpu().numpy())

@@ -16,7 +16,11 @@ _PROBES = 16
 
 
 def input_prints(dataset: MapDataset) -> list[str | None]:
-    """sha256 of the inputs of 16 evenly spaced samples; None where they cannot be compared."""
+    """sha256 of the inputs of 16 evenly spaced samples; None where they cannot be compared.
+
+    Args:
+        dataset: map-style; labels as `split_batch`.
+    """
     probes = np.unique(np.linspace(0, len(dataset) - 1, _PROBES).astype(int)).tolist()
     return [_input_print(dataset, index) for index in probes]
 

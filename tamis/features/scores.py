@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tamis.features.table import FeatureTable
 
-__all__ = ["Alignment", "Length", "LogLikelihood", "LossDifference", "Rarity"]
+__all__ = ["RHO", "Alignment", "Denoising", "Length", "LogLikelihood", "LossDifference", "Rarity"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,62 @@ class LossDifference:
 
 
 @dataclass(frozen=True)
+class Denoising:
+    """By how much a copy of the model that was tuned on trusted data likes the sample better: high is clean.
+
+    Wang et al., 2018, "Denoising neural machine translation training with trusted data and online data selection",
+    arXiv:1809.00068.
+
+    Attributes:
+        tuned: losses of the copy: a column of them, or a group of log-likelihoods (columns ``sum``, ``per_token``).
+        loss: the same of the model before it was tuned; default: ``loss`` or ``log_likelihood``, whichever is there.
+    """
+
+    tuned: str
+    loss: str | None = None
+
+    def __call__(self, features: FeatureTable) -> Tensor:
+        """Score of every sample, float [n].
+
+        Args:
+            features: holds both losses.
+
+        Raises:
+            KeyError: one of them is missing.
+        """
+        return _losses(features, self.loss) - _losses(features, self.tuned)
+
+
+@dataclass(frozen=True)
+class RHO:
+    """The reducible holdout loss: what the model in training still loses above a model of held-out data.
+
+    Mindermann et al., 2022, "Prioritized training on points that are learnable, worth learning, and not yet learnt",
+    arXiv:2206.07137. There the loss is that of the model as it is at each batch: renew the column now and then, or
+    give the difference to `BatchSelector` inside the loop.
+
+    Attributes:
+        irreducible: losses of the model that was trained on held-out data only: a column, or a group of
+            log-likelihoods (columns ``sum``, ``per_token``).
+        loss: the same of the model in training; default: ``loss`` or ``log_likelihood``, whichever is there.
+    """
+
+    irreducible: str
+    loss: str | None = None
+
+    def __call__(self, features: FeatureTable) -> Tensor:
+        """Score of every sample, float [n].
+
+        Args:
+            features: holds both losses.
+
+        Raises:
+            KeyError: one of them is missing.
+        """
+        return _losses(features, self.loss) - _losses(features, self.irreducible)
+
+
+@dataclass(frozen=True)
 class Alignment:
     """Inner product of the sample's gradient with the validation gradient.
 
@@ -88,3 +144,12 @@ class Alignment:
 
     def __call__(self, features: FeatureTable) -> Tensor:
         return features.groups[self.group][:, 0]
+
+
+def _losses(features: FeatureTable, name: str | None) -> Tensor:
+    """The losses in a column, or minus the log-likelihoods per token in a group: float [n]."""
+    if name is None:
+        name = "loss" if "loss" in features else "log_likelihood"
+    if features.layout.get(name) == ("sum", "per_token"):
+        return -features.column(name, "per_token")
+    return features[name]

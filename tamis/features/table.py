@@ -131,6 +131,9 @@ class FeatureTable:
     def select_columns(self, names: Sequence[str]) -> FeatureTable:
         """A table of these groups and single columns only, in this order.
 
+        Args:
+            names: of groups or single columns, in the wanted order.
+
         Raises:
             KeyError: there is no such group or column.
         """
@@ -141,7 +144,11 @@ class FeatureTable:
         return FeatureTable(columns, layout, fingerprint=self.fingerprint)
 
     def with_columns(self, columns: Mapping[str, Values]) -> FeatureTable:
-        """A copy with these columns (numbers [n]) or groups (numbers [n, width]) added, or put in place of old ones."""
+        """A copy with these columns (numbers [n]) or groups (numbers [n, width]) added, or put in place of old ones.
+
+        Args:
+            columns: name -> numbers [n] or [n, width].
+        """
         layout = {name: names for name, names in self.layout.items() if name not in columns}
         return FeatureTable({**self._values, **columns}, layout, fingerprint=self.fingerprint)
 
@@ -197,13 +204,21 @@ class FeatureTable:
         return fingerprint(self.fingerprint, {name: list(names) for name, names in self.layout.items()}, self._values)
 
     def add_to(self, dataset: Dataset) -> Dataset:
-        """A `datasets.Dataset` with one more column per feature, under its full name."""
+        """A `datasets.Dataset` with one more column per feature, under its full name.
+
+        Args:
+            dataset: a `datasets.Dataset` of as many rows.
+        """
         for name in self.column_names:
             dataset = dataset.add_column(name, self[name].numpy())
         return dataset
 
     def save(self, path: PathOrStr) -> None:
-        """Write one safetensors file, whole or not at all."""
+        """Write one safetensors file, whole or not at all.
+
+        Args:
+            path: of the file, replaced if it is there.
+        """
         meta = {"format": _FORMAT, "fingerprint": self.fingerprint, "layout": json.dumps(self.layout)}
         write_tensors(path, self._values, meta)
 

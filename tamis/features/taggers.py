@@ -18,7 +18,11 @@ class _TagsPairs(Protocol):
 
 
 def nltk_tagger(tagger: _TagsPairs) -> Tagger:
-    """A `Tagger` of an NLTK tagger object (anything with ``tag(tokens) -> [(token, tag)]``)."""
+    """A `Tagger` of an NLTK tagger object (anything with ``tag(tokens) -> [(token, tag)]``).
+
+    Args:
+        tagger: of NLTK: a list of tokens -> (token, tag) pairs.
+    """
     return lambda tokens: [str(tag) for _, tag in tagger.tag(tokens)]
 
 

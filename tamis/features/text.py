@@ -20,7 +20,7 @@ n-gram, and zeros stand for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -78,12 +78,11 @@ def curriculum_features(
         functions: name -> function of a batch (dict of lists) that gives [B] or [B, width] numbers.
         model: if given, its log-likelihood of every sample (`log_likelihoods`).
         items: what ``model`` sees, if not the rows of ``data``: a map-style data set in the same order.
-        collate: a list of items -> a batch for ``model``; default: torch's.
+        collate: a list of items -> a batch; default: torch's.
         loss: as `log_likelihoods`.
         batch_size: samples per forward pass.
         order: the largest n of the n-grams.
-        cache: a folder; lengths, rarities and log-likelihoods are read from there if the same columns (and the same
-            weights) were seen before. Tags and functions are always computed.
+        cache: folder that keeps lengths, rarities and log-likelihoods of columns and weights that were seen before.
 
     Returns:
         A `FeatureTable` of groups: ``length``, ``rarity``, ``tags``, those of ``columns`` and ``functions``,
@@ -93,35 +92,63 @@ def curriculum_features(
         KeyError: a column is missing.
         ValueError: nothing was asked for, tags that do not fit their tokens, a value that is not finite.
     """
-    check_int("order", order, low=1)
     read = Columns(data)
-    groups: dict[str, np.ndarray] = {}
-    layout: dict[str, Sequence[str]] = {}
-    if text:
-        groups["length"], groups["rarity"] = _text_groups(read, text, order, cache)
-        statistics = [f"{n}-gram.{s}" for n in range(1, order + 1) for s in STATISTICS]
-        layout |= {"length": list(text), "rarity": [f"{side}.{s}" for side in text for s in statistics]}
-    if tags:
-        groups["tags"] = np.concatenate([_tag_block(read, *source, name) for name, source in tags.items()], 1)
-        layout["tags"] = [f"{name}.{s}" for name in tags for s in STATISTICS]
-    for name in columns:
-        groups[name] = np.asarray(read[name], np.float32).reshape(len(read), -1)
-    for name, function in (functions or {}).items():
-        groups[name] = _apply(read, function, name)
+    found = [*_from_columns(read, text, tags, columns, functions, check_int("order", order, low=1), cache)]
     if model is not None:
-        seen: Any = data if items is None else items
-        if len(seen) != len(read):
-            raise ValueError(f"items: must be as many as data ({len(read)}), got {len(seen)}")
-        key = ("log_likelihood", [fingerprint_columns([read[t]]) for t in text], loss, dict(model.state_dict()))
-        groups["log_likelihood"] = cached_on_all_ranks(
-            cache if text and isinstance(loss, str) else None,
-            key,
-            lambda: log_likelihoods(model, seen, collate=collate, loss=loss, batch_size=batch_size),
-        )
-        layout["log_likelihood"] = ["sum", "per_token"]
-    if not groups:
+        values = _from_model(read, text, model, data if items is None else items, collate, loss, batch_size, cache)
+        found.append(("log_likelihood", values, ("sum", "per_token")))
+    if not found:
         raise ValueError("curriculum_features: asked for nothing; pass text=, tags=, columns=, functions= or model=")
-    return FeatureTable(groups, layout, fingerprint=fingerprint_columns([read[name] for name in text]))
+    return FeatureTable(
+        {name: values for name, values, _ in found},
+        {name: names for name, _, names in found if names},
+        fingerprint=fingerprint_columns([read[name] for name in text]),
+    )
+
+
+def _from_columns(
+    read: Columns,
+    text: Sequence[str],
+    tags: Mapping[str, tuple[str, str | Tagger]] | None,
+    columns: Sequence[str],
+    functions: Mapping[str, RowFunction] | None,
+    order: int,
+    cache: PathOrStr | None,
+) -> Iterator[tuple[str, np.ndarray, Sequence[str]]]:
+    """Name, values and column names (if they are not the default ones) of each group that needs no model."""
+    if text:
+        lengths, rarities = _text_groups(read, text, order, cache)
+        statistics = [f"{n}-gram.{s}" for n in range(1, order + 1) for s in STATISTICS]
+        yield "length", lengths, list(text)
+        yield "rarity", rarities, [f"{side}.{s}" for side in text for s in statistics]
+    if tags:
+        block = np.concatenate([_tag_block(read, *source, name) for name, source in tags.items()], 1)
+        yield "tags", block, [f"{name}.{s}" for name in tags for s in STATISTICS]
+    for name in columns:
+        yield name, np.asarray(read[name], np.float32).reshape(len(read), -1), ()
+    for name, function in (functions or {}).items():
+        yield name, _apply(read, function, name), ()
+
+
+def _from_model(
+    read: Columns,
+    text: Sequence[str],
+    model: nn.Module,
+    seen: Any,
+    collate: Collate | None,
+    loss: str | SampleLoss,
+    batch_size: int,
+    cache: PathOrStr | None,
+) -> np.ndarray:
+    """Log-likelihoods of what ``model`` sees, from the cache if they are there: float32 [n, 2]."""
+    if len(seen) != len(read):
+        raise ValueError(f"items: must be as many as data ({len(read)}), got {len(seen)}")
+    key = ("log_likelihood", [fingerprint_columns([read[t]]) for t in text], loss, dict(model.state_dict()))
+    return cached_on_all_ranks(
+        cache if text and isinstance(loss, str) else None,
+        key,
+        lambda: log_likelihoods(model, seen, collate=collate, loss=loss, batch_size=batch_size),
+    )
 
 
 def _text_groups(

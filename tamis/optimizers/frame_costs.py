@@ -281,7 +281,15 @@ def _log_sum_exp_single(logits: np.ndarray) -> np.ndarray:
 
 
 def cross_entropy(logits: np.ndarray, label: int) -> np.ndarray:
-    """-log softmax(logits)[label]: [B, C] -> [B]."""
+    """-log softmax(logits)[label].
+
+    Args:
+        logits: [B, C].
+        label: in [0, C).
+
+    Returns:
+        [B], >= 0.
+    """
     out: np.ndarray = log_sum_exp(logits) - logits[:, label]
     return out
 

@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 
 from tamis.core.errors import PolicyError
-from tamis.core.files import write_atomically
+from tamis.core.files import remove_leftovers, write_atomically
 
 __all__ = ["FORMAT", "JSON_FILE", "read_document", "read_tensors", "write_artefact"]
 
@@ -63,6 +63,7 @@ def write_artefact(folder: Path, document: dict[str, Any], tensors: dict[str, to
     _check_caps(raw, folder / JSON_FILE)
 
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     current = document["tensors"]["file"] if tensors else None
     if current is not None:
         write_atomically(folder / current, blob)

@@ -20,9 +20,11 @@ from tamis.core.checks import check_int
 from tamis.core.models import evaluating
 from tamis.core.types import Batch, JsonState, OptimizerLike
 from tamis.pruners.gates import Gate, gate_of, install
-from tamis.pruners.selection import Selection
+from tamis.pruners.selection import Selection, as_selection
 from tamis.pruners.surgery.gated import cut_gated
+from tamis.pruners.surgery.packing import check_stored
 from tamis.pruners.surgery.plan import PruningPlan
+from tamis.pruners.surgery.quantize import refuse_trained
 from tamis.pruners.surgery.report import PruningReport
 from tamis.pruners.tables import Table, find_tables
 from tamis.pruners.watch import StepWatch
@@ -112,7 +114,7 @@ class Pruner(Regularizer):
         validates: how many validation batches a step needs, 0 or 1.
         trains: 1 if `on_validation` asks for `Step.training_loss`; a trainer then gives one.
         retrain: whether the method trains again after the cut: ``no``, ``fresh`` (from new weights) or ``rewind``
-            (from earlier ones). It is a word to the user; no trainer acts on it yet.
+            (from the first ones). It is a word to the user; `tamis.pruners.BudgetedPruner.restart` prepares the model.
         report: what the cut did; None before.
 
     Raises:
@@ -122,7 +124,8 @@ class Pruner(Regularizer):
 
     validates: ClassVar[int] = 0
     trains: int = 0
-    retrain: ClassVar[Literal["no", "fresh", "rewind"]] = "no"
+    quantize: str | None = None
+    retrain: Literal["no", "fresh", "rewind"] = "no"
 
     def __init__(
         self, model: nn.Module, *, tables: Mapping[str, str] | None = None, total_steps: int | None = None
@@ -196,6 +199,15 @@ class Pruner(Regularizer):
         """Settings that a resumed run must share, scalars by name."""
         return {}
 
+    def adopt(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """Called with saved `settings` before they are compared with this pruner's.
+
+        Returns:
+            What they are to be compared as: earlier releases may have had other names. A pruner may take over here
+            what its user left to the defaults.
+        """
+        return saved
+
     def logs(self) -> dict[str, float]:
         """Scalars for the trainer's log, named ``tamis/...``."""
         return {}
@@ -232,6 +244,7 @@ class Pruner(Regularizer):
             training_loss: computes the loss of a training batch; only second-order methods ask for it.
 
         Raises:
+            TypeError: a loss is no function, or returns no scalar tensor.
             ValueError: a validation loss is missing, or given to a pruner that learns nothing from one.
         """
         name = type(self).__name__
@@ -243,6 +256,10 @@ class Pruner(Regularizer):
             )
         if validation_loss is not None and not self.validates:
             raise ValueError(f"{name}.step(): learns nothing from validation batches; leave validation_loss out")
+        if validation_loss is not None:
+            validation_loss = _checked(f"{name}.step(): validation_loss", validation_loss)
+        if training_loss is not None:
+            training_loss = _checked(f"{name}.step(): training_loss", training_loss)
         step = Step(self._taken + 1, self._total_steps, grad_scale, training_loss)
         self._watch.stepped()
         with torch.no_grad():
@@ -250,6 +267,9 @@ class Pruner(Regularizer):
         self._drop_gradients()
         if validation_loss is not None:
             with torch.enable_grad(), evaluating(self.model):
+                if not self._taken:  # a loss of the wrong kind is told at once, and not after a warm-up
+                    with torch.no_grad():
+                        validation_loss()
                 self.on_validation(validation_loss, step)
             self._drop_gradients()
         self._taken += 1
@@ -275,6 +295,7 @@ class Pruner(Regularizer):
         consumers: Mapping[str, list[str | int]] | None = None,
         example_inputs: Batch | None = None,
         project: bool = False,
+        quantize: str | None = None,
     ) -> PruningPlan:
         """Fold the gates into their tables, make the model physically smaller, and fill ``report``.
 
@@ -285,8 +306,12 @@ class Pruner(Regularizer):
             example_inputs: a batch to run the model on, where the cut can use one; the report then has the largest
                 change of an output.
             project: as for `tamis.pruners.cut`.
+            quantize: store what is left of the tables as ``int8``, ``int4`` or ``int2`` (`quantize_embeddings`); None:
+                as the pruner's own ``quantize`` says, if its class has one (DimReg). They cannot be trained any more,
+                so ``optimizer`` must be left out.
 
         Raises:
+            ValueError: ``optimizer`` was given with ``quantize``; nothing was changed.
             NotPolarisedError: what to cut is not decided yet; nothing was changed.
             FloatingPointError: a table holds NaN or infinity, ``force`` or not; nothing was changed.
             RuntimeError: cut already.
@@ -294,24 +319,35 @@ class Pruner(Regularizer):
         name = type(self).__name__
         if self.report is not None:
             raise RuntimeError(f"{name}.prune(): the model is cut already; make a new {name} to prune it further")
+        quantize = self.quantize if quantize is None else quantize
+        if quantize is not None:
+            check_stored("quantize", quantize)
+            refuse_trained({table.field: table.modules for table in self.tables}, optimizer, quantize)
         if not force:
             self.check_settled()
-        selections = dict(self.select())
+        selections = {
+            field: as_selection(f"{name}.select()[{field!r}]", kept) for field, kept in dict(self.select()).items()
+        }
         try:
             plan, self.report = cut_gated(
                 self.model,
                 self.tables,
                 selections,
-                notes=self.notes(),
+                notes=(*self._emptied(selections), *self.notes()),
                 consumers=consumers,
                 example_inputs=example_inputs,
                 optimizer=optimizer,
                 project=project,
+                quantize=quantize,
             )
         except BaseException:
             self.undo_select()
             raise
         return plan
+
+    def _emptied(self, selections: Mapping[str, Selection]) -> tuple[str, ...]:
+        empty = [t.field for t in self.tables if t.field in selections and not selections[t.field].values(t.rows)]
+        return (f"nothing is left of: {', '.join(empty)}; every row of them reads as zero",) if empty else ()
 
     def state_dict(self) -> JsonState:
         """JSON values and tensors: everything that is not in the model's own state dict."""
@@ -334,11 +370,32 @@ class Pruner(Regularizer):
                 f"state: was saved for tables [field, rows, dims] {state['tables']}, this model has {self._layout}; "
                 f"load it into a {type(self).__name__} of the same model"
             )
+        saved = self.adopt(dict(state["settings"]))
         for name, here in self.settings().items():
-            there = state["settings"].get(name)
+            there = saved.get(name)
             there = list(there) if isinstance(there, tuple) else there
             here = list(here) if isinstance(here, tuple) else here
             if there != here:
                 raise ValueError(f"state: was saved with {name}={there}, here is {name}={here}; use one")
         self._taken, self._total_steps = int(state["step"]), state["total_steps"]
         self.restore(state)
+
+
+def _checked(name: str, loss: Loss) -> Loss:
+    """``loss`` with its value looked at, at each call.
+
+    Raises:
+        TypeError: no function; or, when called, no scalar tensor of floats comes back.
+    """
+    cure = "give a function that computes the loss: lambda: criterion(model(x), y)"
+    if not callable(loss):
+        raise TypeError(f"{name}={type(loss).__name__}: must be computed anew at each call; {cure}")
+
+    def value() -> Tensor:
+        found = loss()
+        if not isinstance(found, Tensor) or found.numel() != 1 or not found.is_floating_point():
+            got = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise TypeError(f"{name}: must return one number as a tensor of floats, got {got}; {cure}")
+        return found.reshape(())
+
+    return value

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from tamis.pruners.lookups import Lookups
 from tamis.pruners.tables import Table
 
 __all__ = ["ColumnGate", "Gate", "GatedEmbedding", "GatedEmbeddingBag", "gate_of", "install", "pool", "remove"]
@@ -102,6 +103,9 @@ class ColumnGate(Gate):
 
     Args:
         logits: [d].
+
+    Attributes:
+        learning: whether the logits get gradients; a pruner that has decided turns it off, which saves their cost.
     """
 
     per_row = False
@@ -110,12 +114,19 @@ class ColumnGate(Gate):
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
         self.leaf("logits", logits)
+        self.learning = True
 
     def forward(self, rows: Tensor, ids: Tensor) -> Tensor:
+        if not self.learning:
+            return rows.mul_(torch.sigmoid(self.logits.detach()).to(rows.dtype))
         return _Scale.apply(rows, self.logits)  # type: ignore[no-any-return]
 
     def fold(self, weight: Tensor) -> None:
         weight.mul_(torch.sigmoid(self.logits.detach()).to(weight))
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.learning = True  # other logits than those that the pruner had decided on
 
 
 class _Scale(torch.autograd.Function):
@@ -160,24 +171,18 @@ class _Gated(nn.Module):
         gate: the table's; modules that share a table share it, and the first of them saves it.
         counts: [rows] int32: how often each row was looked up on counted steps, by all ranks together; it stops at
             the largest int32.
-        fresh: [rows] int32: the lookups of this rank in the step under way; no buffer, since ranks differ in it.
+        fresh: the lookups of this rank in the step under way; no buffer, since ranks differ in it.
         counting: whether this step is counted.
     """
 
     gate: Gate
     counts: Tensor
-    fresh: Tensor
+    fresh: Lookups
     counting: bool
 
     def _count(self, ids: Tensor) -> None:
         if self.counting and self.training:
-            flat = ids.detach().reshape(-1)
-            self.fresh.index_add_(0, flat, self.fresh.new_ones(()).expand(flat.shape))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.fresh = fn(self.fresh)
-        return self
+            self.fresh.add(ids)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         old = state_dict.pop(f"{prefix}gate", None)  # release 0.1 kept the logits of DimReg there, in each module
@@ -190,8 +195,8 @@ class GatedEmbedding(_Gated, nn.Embedding):
     """`nn.Embedding` whose looked-up rows go through ``gate``; made by `install`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        self._count(input)
         rows = nn.Embedding.forward(self, input)
+        self._count(input)
         return self.gate(rows, input)  # type: ignore[no-any-return]
 
 
@@ -268,7 +273,7 @@ def install(table: Table, gate: Gate) -> None:
             module.gate = gate
         else:
             module.__dict__["gate"] = gate  # no submodule: it is saved once, by the first
-        module.fresh = torch.zeros(table.rows, dtype=torch.int32, device=device)
+        module.fresh = Lookups()
         module.counting = False
 
 

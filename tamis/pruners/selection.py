@@ -56,15 +56,13 @@ class Selection:
         block, kept = block.detach().cpu().long(), kept.detach().cpu()
         patterns, pattern = torch.unique(kept, dim=0, return_inverse=True)
         of_row = pattern[block]
-        present = [number for number in range(len(patterns)) if bool((of_row == number).any())]
+        groups = rows_by_number(of_row, len(patterns))
+        present = [number for number, rows in enumerate(groups) if len(rows)]
         if len(present) == 1:
             return cls.columns(patterns[present[0]].nonzero()[:, 0])
+        filled = patterns.any(1).tolist()
         return cls(
-            parts=tuple(
-                Part((of_row == number).nonzero()[:, 0], patterns[number].nonzero()[:, 0])
-                for number in present
-                if bool(patterns[number].any())
-            )
+            parts=tuple(Part(groups[number], patterns[number].nonzero()[:, 0]) for number in present if filled[number])
         )
 
     @property
@@ -191,6 +189,13 @@ def as_selection(name: str, kept: object) -> Selection:
     if not isinstance(kept, Tensor):
         raise TypeError(f"{name}: must be an int64 tensor, got {type(kept).__name__}, or a Selection")
     return Selection.columns(kept)
+
+
+def rows_by_number(numbers: Tensor, count: int) -> list[Tensor]:
+    """The places of 0, 1, ... ``count`` - 1 in ``numbers`` [n], each int64 and sorted; other numbers count nowhere."""
+    order = torch.argsort(numbers, stable=True)
+    found = torch.bincount(numbers.long().clamp(-1, count) + 1, minlength=count + 2)
+    return list(torch.split(order, found.tolist()))[1 : count + 1]
 
 
 def union_of_columns(parts: Sequence[Part]) -> Tensor:

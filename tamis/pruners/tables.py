@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tamis.core.checks import check_type
-from tamis.core.distributed import all_sum_
+from tamis.pruners.lookups import add_counts_
 
 __all__ = ["Table", "find_tables"]
 
@@ -43,6 +43,12 @@ class Table:
     @property
     def width(self) -> int:
         return self.weight.shape[1]
+
+    @property
+    def rank(self) -> int:
+        """The largest rank that the table can have: its width or, if they are fewer, its rows without the padding."""
+        rows = self.rows - (self.modules[0].padding_idx is not None)
+        return max(1, min(self.width, rows))
 
     @property
     def dim_bytes(self) -> int:
@@ -79,11 +85,12 @@ class Table:
         return total if bool(total.any()) else None
 
     def merge_lookups(self) -> None:
-        """Add the step's lookups of all ranks to ``counts``: the same numbers on every rank, and in a checkpoint."""
+        """Add the step's lookups of all ranks to ``counts``: the same numbers on every rank, and in a checkpoint.
+
+        Only the rows that were looked up are touched.
+        """
         for module in self.modules:
-            room = torch.iinfo(module.counts.dtype).max - module.counts
-            module.counts += torch.minimum(all_sum_(module.fresh), room)
-            module.fresh.zero_()
+            add_counts_(module.counts, module.fresh)
 
 
 def find_tables(model: nn.Module, tables: Mapping[str, str] | None = None) -> list[Table]:

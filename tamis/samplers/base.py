@@ -34,6 +34,7 @@ class StatefulSampler(Sampler[int]):
     Attributes:
         data_size: number of items of the data set it draws from, if it knows: `tamis.callbacks.attach` then refuses
             another data set.
+        iterations: how many passes were begun; `tamis.callbacks.attach` sees by it that a trainer draws from it.
     """
 
     data_size: int | None = None
@@ -42,6 +43,7 @@ class StatefulSampler(Sampler[int]):
         self.num_samples = check_int("num_samples", num_samples, low=1)
         self.seed = check_seed(seed)
         self.epoch = 0
+        self.iterations = 0
         self._start = 0
 
     @abstractmethod
@@ -49,6 +51,10 @@ class StatefulSampler(Sampler[int]):
         """The order of ``epoch`` from position ``start`` on, as int64 arrays of any length.
 
         Must be a pure function of (seed, epoch, start, state): ``start`` only skips, it changes nothing after.
+
+        Args:
+            epoch: an integer >= 0.
+            start: how many indices are left out, in [0, len].
         """
 
     def __len__(self) -> int:
@@ -65,16 +71,45 @@ class StatefulSampler(Sampler[int]):
         return self.indices(self.epoch, self._begin())
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next `iter` yields (>= 0)."""
+        """Choose the epoch whose order the next `iter` yields (>= 0).
+
+        Args:
+            epoch: an integer >= 0.
+        """
         self.epoch = check_int("epoch", epoch, low=0)
 
     def seek(self, position: int) -> None:
-        """Let the next `iter`, and only that one, start at ``position`` (0 <= position <= len)."""
+        """Let the next `iter`, and only that one, start at ``position`` (0 <= position <= len).
+
+        Args:
+            position: how many indices are left out, in [0, len].
+        """
         self._start = check_int("position", position, low=0, high=len(self))
+
+    def logs(self, position: int | None = None) -> dict[str, float]:
+        """Scalars for a trainer's log: ``tamis/distinct``, the share of distinct samples among the epoch's draws.
+
+        Where the sampler knows the size of its data; the order is gone through once an epoch.
+
+        Args:
+            position: indices of the epoch consumed so far, on all ranks together, for a subclass that tells what was
+                drawn up to there; None: of the whole epoch.
+        """
+        size = self.data_size
+        if size is None:
+            return {}
+        known = getattr(self, "_distinct", None)
+        if known is None or known[0] != self.epoch:
+            seen = np.zeros(size, bool)
+            for part in self.indices(self.epoch, 0):
+                seen[part] = True
+            known = self._distinct = (self.epoch, float(seen.sum()) / len(self))
+        return {"tamis/distinct": known[1]}
 
     def _begin(self) -> int:
         """Called as each iteration begins; returns, and uses up, its position. A subclass may add to it."""
         start, self._start = self._start, 0
+        self.iterations += 1
         return start
 
     def state_dict(self) -> dict[str, Any]:
@@ -83,6 +118,9 @@ class StatefulSampler(Sampler[int]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave.
+
+        Args:
+            state: what `state_dict` gave.
 
         Raises:
             ValueError: the state is of a sampler with another ``num_samples``.
@@ -107,7 +145,12 @@ class SamplerIterator(chain):  # type: ignore[type-arg]
 
     @classmethod
     def over(cls, sampler: StatefulSampler, start: int) -> SamplerIterator:
-        """An iterator over ``sampler``'s present epoch from position ``start`` on."""
+        """An iterator over ``sampler``'s present epoch from position ``start`` on.
+
+        Args:
+            sampler: whose indices are gone through.
+            start: how many indices are left out, in [0, len].
+        """
         source = _Chunks(sampler, sampler.epoch, start)
         iterator: SamplerIterator = cls.from_iterable(source)  # type: ignore[assignment]
         iterator._source = source
@@ -123,7 +166,11 @@ class SamplerIterator(chain):  # type: ignore[type-arg]
         return self._source.consumed()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from where `state_dict` was taken."""
+        """Go on from where `state_dict` was taken.
+
+        Args:
+            state: what `state_dict` gave.
+        """
         self._source.open(state["epoch"], state["position"])
 
 

@@ -25,7 +25,13 @@ BLOCK = 1 << 14
 
 
 def competence(step: float, total: float, initial: float) -> float:
-    """c(t) = min(1, sqrt(t (1 - c0^2) / T + c0^2)), the share of the data that may be drawn at step t, in (0, 1]."""
+    """c(t) = min(1, sqrt(t (1 - c0^2) / T + c0^2)), the share of the data that may be drawn at step t, in (0, 1].
+
+    Args:
+        step: t, >= 0.
+        total: T, > 0.
+        initial: c0, in (0, 1].
+    """
     return min(1.0, math.sqrt(step * (1 - initial**2) / total + initial**2))
 
 
@@ -52,7 +58,12 @@ class CompetenceSampler(StatefulSampler):
         super().__init__(len(difficulty) if num_samples is None else num_samples, seed=seed)
 
     def indices(self, epoch: int, start: int) -> Iterator[np.ndarray]:
-        """Draw t of the run looks at c(t); t counts on over the epochs."""
+        """Draw t of the run looks at c(t); t counts on over the epochs.
+
+        Args:
+            epoch: an integer >= 0.
+            start: how many indices are left out, in [0, len].
+        """
         for block in range(start // BLOCK, (len(self) - 1) // BLOCK + 1):
             low, high = block * BLOCK, min((block + 1) * BLOCK, len(self))
             uniform = numpy_generator(STREAM, self.seed, epoch, block).random(high - low)
@@ -68,6 +79,9 @@ class CompetenceSampler(StatefulSampler):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave.
+
+        Args:
+            state: what `state_dict` gave.
 
         Raises:
             ValueError: the state is of another sampler.

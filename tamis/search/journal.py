@@ -1,6 +1,7 @@
 """The journal of a search: one JSON line a trial, forced to disk, from which an interrupted search goes on.
 
-The first line says which search it is; another search's journal is refused. A last line that was cut off by a crash
+The first line says which search it is; another search's journal is refused, and so is a file that is none. Each line
+ends in a checksum of its own (``"crc32"``; journals of release 0.1 have none). A last line that was cut off by a crash
 is dropped and its trial done again. Trials are pure functions of (configuration, number, scores before), so a search
 that was killed ends in the same result, bit for bit.
 """
@@ -9,13 +10,14 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from tamis.core.distributed import broadcast_object, parallel_map, rank, world_size
+from tamis.core.distributed import broadcast_object, gather_objects, parallel_map, rank, world_size
 from tamis.core.errors import TamisError
 from tamis.core.files import write_atomically
 from tamis.core.progress import progress_bar
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Evaluate", "Journal", "Propose", "Record", "refuse_other", "run_trials"]
 
 FORMAT = "tamis.journal"
+_CHECK = "crc32"
+_CURE = "restore the file from a copy, remove the line and those after it, or move the file away to begin anew"
 Record: TypeAlias = dict[str, Any]
 Evaluate: TypeAlias = Callable[[int, np.ndarray], Record]
 Propose: TypeAlias = Callable[[list[Record], int], np.ndarray]
@@ -42,12 +46,14 @@ class Journal:
         config: JSON values that fix the result of every trial (not the number of trials).
 
     Raises:
-        TamisError: the file is the journal of another configuration, or is damaged before its last line.
+        TamisError: the file is the journal of another configuration, is damaged before its last line, or is no journal;
+            or the ranks were given different configurations.
     """
 
     def __init__(self, path: Path | None, config: dict[str, Any]) -> None:
         self.path = path
         self.config: dict[str, Any] = json.loads(json.dumps(config, sort_keys=True, allow_nan=False))
+        _same_on_all_ranks(self.config)
         problem, self.records = None, {}
         if path is not None and rank() == 0:
             try:
@@ -70,19 +76,28 @@ class Journal:
     def _open(self, path: Path) -> dict[int, Record]:
         """Read the records, or begin the file."""
         header = {"format": FORMAT, "config": self.config, "sha256": fingerprint(self.config)}
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        if lines and _parse(lines[-1]) is None:  # cut off by a crash
-            os.truncate(path, sum(map(len, lines[:-1])))
-            lines.pop()
-        if not lines:
+        content = path.read_bytes() if path.exists() else b""
+        if b"\n" not in content and _line(header).startswith(content):  # none, or cut off in its first line
             write_atomically(path, _line(header))
             return {}
+        lines = content.splitlines(keepends=True)
         rows = [_parse(line) for line in lines]
-        if None in rows or rows[0] is None or rows[0].get("format") != FORMAT:
+        first = rows[0]
+        if first is None or first.get("format") != FORMAT or not {"config", "sha256"} <= first.keys():
             raise TamisError(f"{path}: is no journal of a search, or is damaged; move it away to begin anew")
-        if rows[0]["sha256"] != header["sha256"]:
-            raise TamisError(_difference(path, rows[0]["config"], self.config))
-        return {row["trial"]: row for row in rows[1:] if row is not None}
+        if first["sha256"] != header["sha256"]:
+            raise TamisError(_difference(path, first["config"], self.config))
+        if first["config"] != self.config:
+            raise TamisError(f"{path}: line 1 is damaged; {_CURE}")
+        needed = {"trial", "point", "score"} & (rows[1] or {}).keys() if len(rows) > 1 else set()
+        checked = _CHECK in first
+        good = [_whole(row, needed, checked) for row in rows[1:]]
+        if good and not good[-1]:  # cut off by a crash: its trial is done again
+            os.truncate(path, sum(map(len, lines[:-1])))
+            good, rows = good[:-1], rows[:-1]
+        if not all(good):
+            raise TamisError(f"{path}: line {good.index(False) + 2} is damaged; {_CURE}")
+        return {row["trial"]: {k: v for k, v in row.items() if k != _CHECK} for row in rows[1:] if row is not None}
 
 
 def refuse_other(path: Path, known: dict[str, Any]) -> None:
@@ -121,6 +136,10 @@ def _difference(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> str
         )
     keys = sorted(k for k in ours if theirs[k] != ours[k])
     first = keys[0] if keys else "?"
+    if keys == ["model"]:
+        cure += "; a model whose first weights are drawn anew in each run is another one: seed before you build it"
+    if (path.parent / "policy.json").exists():
+        cure += f"; what the finished search found: tamis.load_policy({str(path.parent)!r})"
     return (
         f"{path}: journal of another search: {', '.join(keys)} differ "
         f"({first}={theirs.get(first)!r} there, {ours.get(first)!r} here); {cure}"
@@ -185,14 +204,40 @@ def _advance(bar: Bar, journal: Journal, count: int) -> None:
     bar.update(count)
 
 
+def _same_on_all_ranks(config: dict[str, Any]) -> None:
+    """Refuse ranks that were started with different settings, data or models: their trials would not fit together."""
+    configs = gather_objects(config)
+    for number, other in enumerate(configs):
+        keys = sorted(key for key in config.keys() | other.keys() if configs[0].get(key) != other.get(key))
+        if keys:
+            raise TamisError(
+                f"ranks 0 and {number} were given different searches: {', '.join(keys)} differ "
+                f"({keys[0]}={configs[0].get(keys[0])!r} and {other.get(keys[0])!r}); give every process the same "
+                "seed, data and model"
+            )
+
+
 def _line(record: Record) -> bytes:
-    return json.dumps(record, sort_keys=True, allow_nan=False).encode() + b"\n"
+    return json.dumps({**record, _CHECK: _checksum(record)}, sort_keys=True, allow_nan=False).encode() + b"\n"
+
+
+def _checksum(record: Record) -> str:
+    text = json.dumps({k: v for k, v in record.items() if k != _CHECK}, sort_keys=True, allow_nan=False)
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def _whole(row: Record | None, needed: set[str], checked: bool) -> bool:
+    """True for a trial's line as it was written; without a checksum, as far as that can be told."""
+    if row is None or (checked and _CHECK not in row):
+        return False
+    return type(row.get("trial")) is int and needed <= row.keys()
 
 
 def _parse(line: bytes) -> Record | None:
-    """The object on a whole line, else None."""
+    """The object on a whole line whose checksum, if it has one, fits; else None."""
     try:
         row = json.loads(line) if line.endswith(b"\n") else None
+        fits = isinstance(row, dict) and (_CHECK not in row or row[_CHECK] == _checksum(row))
     except ValueError:
         return None
-    return row if isinstance(row, dict) else None
+    return row if fits else None

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from tamis.core.distributed import broadcast_object, rank
 from tamis.core.errors import TamisError
+from tamis.core.files import remove_leftovers
 from tamis.core.types import PathOrStr
 from tamis.policy.base import Policy, SearchInfo
 from tamis.search.journal import Evaluate, Journal, Propose, Record, refuse_other, run_trials
@@ -111,6 +112,7 @@ class SearchRun:
         if self.folder is not None and rank() == 0:
             try:
                 self._lock = _locked(self.folder)
+                remove_leftovers(self.folder, age=0 if self._lock is not None else 3600.0)  # of killed searches
             except (TamisError, OSError) as error:
                 problem = str(error)
         _raise_on_all(problem)

@@ -97,7 +97,12 @@ _worlds: dict[int, _World] = {}
 
 
 def main(folder: str, owner: str) -> None:
-    """What each process of a `_World` does: answer calls until the process that made it is gone."""
+    """What each process of a `_World` does: answer calls until the process that made it is gone.
+
+    Args:
+        folder: where calls and answers lie, as JSON.
+        owner: the process that asks, its number.
+    """
     import torch
     import torch.distributed as dist
 

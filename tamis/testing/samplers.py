@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from tamis.core.state import from_jsonable, to_jsonable
 from tamis.samplers.base import StatefulSampler
 from tamis.testing.distributed import resolve, run_distributed
+from tamis.testing.elastic import elastic_mismatches
 from tamis.testing.toys import IndexedDataset
 from tamis.testing.trainers import Run, Trace, resume_mismatches, run_accelerate, run_plain, run_trainer
 
@@ -154,6 +155,14 @@ class SamplerContract:
             factory=self.factory, data_size=self.data_size, settings=[list(pair) for pair in self.settings],
         )  # fmt: skip
         assert results == [[], []]
+
+    def test_resume_on_another_number_of_processes(self, tmp_path: Path) -> None:
+        wrong = []
+        for number, sizes in enumerate([({"processes": 2}, {}), ({}, {"processes": 2})]):
+            for name in ("trainer", "accelerate"):
+                folder = str(tmp_path / f"{name}{number}")
+                wrong += elastic_mismatches(name, self.factory, self.data_size, folder, sizes, every=3)
+        assert not wrong
 
 
 def check_two_processes(factory: str, data_size: int, settings: list[list[int]]) -> list[str]:

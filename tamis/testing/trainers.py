@@ -6,7 +6,7 @@ import atexit
 import functools
 import gc
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ class Run:
         batch_size: per process.
         workers: loader workers.
         accumulation: micro-batches per optimizer step.
+        loader: options of accelerate's ``DataLoaderConfiguration``; Trainer knows some of them.
     """
 
     sampler: Callable[[], Any]
@@ -43,6 +44,7 @@ class Run:
     batch_size: int = 4
     workers: int = 0
     accumulation: int = 1
+    loader: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass
@@ -102,6 +104,7 @@ def run_trainer(run: Run, folder: str, resume: str | None = None) -> Trace:
         gradient_accumulation_steps=run.accumulation,
         num_train_epochs=EPOCHS,
         dataloader_num_workers=run.workers,
+        accelerator_config=dict(run.loader),
         save_steps=1,
         save_strategy="steps" if resume is None else "no",
     )
@@ -121,9 +124,10 @@ def run_accelerate(run: Run, folder: str, resume: str | None = None) -> Trace:
         folder: where checkpoints go.
         resume: the checkpoint to go on from.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DataLoaderConfiguration
 
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=run.accumulation)
+    options = DataLoaderConfiguration(**run.loader)
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=run.accumulation, dataloader_config=options)
     sampler, model = run.sampler(), ToyModel()
     loader = DataLoader(IndexedDataset(run.data_size), run.batch_size, sampler=sampler, num_workers=run.workers)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)

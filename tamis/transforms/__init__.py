@@ -1,7 +1,8 @@
 """Transforms: what is done to a sample on its way to the model, as a saved policy says."""
 
+from tamis.transforms.frames.backbones import HFEncoder, TimmEncoder
 from tamis.transforms.frames.collator import FrameSelectionCollator
-from tamis.transforms.frames.encoder import PixelEncoder
+from tamis.transforms.frames.encoder import MotionEncoder, PixelEncoder
 from tamis.transforms.frames.policy import FramePolicy, SearchedFrames
 from tamis.transforms.frames.selectors import (
     ClipView,
@@ -29,16 +30,19 @@ __all__ = [
     "FramePolicy",
     "FrameSelectionCollator",
     "FrameSelector",
+    "HFEncoder",
     "LabelAwareAugment",
     "LabelAwareDataset",
     "LabelAwarePolicy",
     "MenuPolicy",
+    "MotionEncoder",
     "PairwiseFrames",
     "PixelEncoder",
     "RandomFrames",
     "SceneFrames",
     "SearchedFrames",
     "SegmentFrames",
+    "TimmEncoder",
     "UniformFrames",
     "VideoError",
     "add_operation",

@@ -1,9 +1,12 @@
 """Small setups for the contract suites, importable by name so that torchrun's processes can build them too."""
 
+from functools import partial
+
 import torch
 from torch import nn
 
 from examples.ctr_models import DeepFM
+from tamis import pruners
 from tamis.core.rng import torch_generator
 from tamis.pruners import DNIS, DimReg, DimRegConfig, DNISConfig
 from tamis.samplers import WeightedSampler
@@ -93,3 +96,30 @@ def make_weighted_without_replacement(seed=3):
 def make_systematic(seed=3):
     """30 systematic draws from 24 items: more draws than items."""
     return WeightedSampler(WEIGHTS, num_samples=30, method="systematic", seed=seed)
+
+
+QUICK = {
+    "L1Gates": {"strength": 1e-2, "lr": 0.1},
+    "SSEDS": {"batches": 2, "decide_by": 0.6},
+    "HAM": {"lr": 0.05, "decide_by": 0.7},
+    "MDE": {},
+    "PEP": {"lr": 1.0, "decide_by": 0.8},
+    "DeepLight": {"every": 1},
+    "AutoDim": {"lr": 0.05, "candidates": (0.25, 0.5, 1.0)},
+    "OptEmbed": {"lr": 0.02, "search": 0.4, "population": 4},
+    "LPFS": {"strength": 0.2, "lr": 0.1},
+    "AutoField": {"lr": 0.05, "decide_by": 0.6},
+    "OptFS": {"strength": 1e-3, "lr": 0.1},
+}
+
+
+def make_rival(name, use_num_items=False):
+    """DeepFM and a pruner of another paper, with settings that let it act within 12 steps."""
+    model = make_deepfm()
+    model = ItemLoss(model) if use_num_items else model
+    config = getattr(pruners, f"{name}Config")(**QUICK[name])
+    return model, getattr(pruners, name)(model, size=0.6, config=config), Clicks()
+
+
+for _name in QUICK:  # one importable factory each: make_l1gates, make_sseds, ...
+    globals()[f"make_{_name.lower()}"] = partial(make_rival, _name)

@@ -37,6 +37,7 @@ RUNS = {
     "dnis_trainer.py": ([], ["--epochs", "1"], "alpha after"),
     "dnis_accelerate.py": (TWO_PROCESSES, ["--epochs", "1", "--cpu"], "2 processes"),
     "dnis_plain_loop.py": ([], ["--epochs", "1"], "test loss"),
+    "pruners_trainer.py": ([], ["--epochs", "1", "--pruner", "SSEDS"], "SSEDS: test loss"),
     "swift_trainer.py": ([], ["--trials", "2"], "Swift Sampler: clean test accuracy"),
     "swift_accelerate.py": (
         TWO_PROCESSES,

@@ -165,16 +165,18 @@ class Controller:
             self._look(tables, counts)
             self.looked = self.t
         order = redundancy_discount(self.importance, self.pairs)
-        score, offset = [0.0] * len(order), 0
-        for d, shares in zip(self.widths, self.spectra, strict=True):
+        score, cost, offset = [0.0] * len(order), [1.0] * len(order), 0
+        for d, shares, table in zip(self.widths, self.spectra, tables, strict=True):
             total = sum(self.importance[offset : offset + d])
             ranked = sorted(range(offset, offset + d), key=lambda i: -order[i])
             for place, i in enumerate(ranked):
                 score[i] = total * shares[place]
+                if place >= len(table):  # a table's rank is no larger than its rows
+                    cost[i] = math.inf
             offset += d
         n = len(score)
         share = budget_at(self.t / self.total, self.budget / n, c["warm_up"], c["decide_by"])
-        self.kept = split_by_budget(score, [1.0] * n, share * n)
+        self.kept = split_by_budget(score, cost, share * n)
 
     def _look(self, tables: list[np.ndarray], counts: list[np.ndarray]) -> None:
         live, offset = [], 0

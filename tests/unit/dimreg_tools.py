@@ -12,7 +12,7 @@ from tamis.pruners import DimReg, DimRegConfig
 
 SIZES = {"user": 60, "item": 40, "colour": 5}
 STEPS = 60
-QUICK = DimRegConfig(refresh_every=5, min_rows=20)
+QUICK = DimRegConfig(refresh_every=5, min_rows=20, warm_up=0.05, decide_by=0.4, closing=0.05)
 
 
 def batches(steps: int = STEPS) -> list[dict[str, torch.Tensor]]:
@@ -40,5 +40,5 @@ def train(model: nn.Module, pruner: DimReg, data: list[dict[str, torch.Tensor]],
 
 def trained(name: str = "deepfm", keep: float | None = 0.25, **options: Any) -> tuple[nn.Module, DimReg, Any]:
     model = make(name)
-    pruner = DimReg(model, keep, config=options.pop("config", QUICK), total_steps=STEPS, **options)
+    pruner = DimReg(model, keep=keep, config=options.pop("config", QUICK), total_steps=STEPS, **options)
     return model, pruner, train(model, pruner, batches())

@@ -42,7 +42,7 @@ LONG = {
     "search_curriculum",
     "search_frames",
     "search_label_aware",
-    "curriculum_features",
+    "search_swift",
 }  # a keyword a line, and a line of Args for each
 
 

@@ -224,16 +224,27 @@ def test_a_stream_is_cut_without_example_rows(tmp_path):
     assert pruner.report.output_change is None
 
 
-def test_passes_without_epochs_are_epochs_and_other_batch_sizes_are_refused():
+def test_passes_without_epochs_are_epochs_and_other_batch_sizes_go_on():
     sampler, data = ShuffleSampler(8), IndexedDataset(8)
     batches = ResumableLoader(DataLoader(data, batch_size=2, sampler=sampler), sampler)
     passes = [[i for batch in batches for i in batch["index"].tolist()] for _ in range(3)]
     assert [sorted(indices) for indices in passes] == [list(range(8))] * 3
     assert passes[0] != passes[1] != passes[2]
+    running = iter(batches)
+    next(running)
     state = batches.state_dict()
+    rest = [i for batch in running for i in batch["index"].tolist()]
+    for size in (1, 4, 5, 8):
+        other = ShuffleSampler(8)
+        again = ResumableLoader(DataLoader(data, batch_size=size, sampler=other), other)
+        again.load_state_dict(state)
+        assert [i for batch in again for i in batch["index"].tolist()] == rest
+        assert again.position == 8
     other = ShuffleSampler(8)
+    again = ResumableLoader(DataLoader(data, batch_size=4, sampler=other), other)
+    del state["position"]  # as release 0.1 saved it
     with pytest.raises(ValueError, match="had 4 batches an epoch, this one has 2"):
-        ResumableLoader(DataLoader(data, batch_size=4, sampler=other), other).load_state_dict(state)
+        again.load_state_dict(state)
 
 
 def test_a_pruner_of_another_model_is_refused(tmp_path):

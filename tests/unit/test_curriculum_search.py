@@ -18,9 +18,12 @@ from tamis.core.errors import NoEffectWarning, TamisError
 from tamis.core.rng import torch_generator
 from tamis.features.losses import make_batch, sample_loss_of
 from tamis.samplers import CurriculumSampler, FeatureTable, curriculum_features, log_likelihoods
-from tamis.search import AgentConfig, UpdateConfig, search_curriculum
+from tamis.search import AgentConfig, UpdateConfig, loss_changes, search_curriculum
 from tamis.search.curriculum.gradient import mean_loss
+from tamis.search.curriculum.samples import Samples
 from tamis.search.curriculum.states import States
+from tamis.search.curriculum.tuned import TunedCopies
+from tamis.search.curriculum.updates import Updates
 from tamis.search.journal import Journal
 from tests.unit.curriculum_models import MODELS, tiny_classifier
 
@@ -46,7 +49,7 @@ def test_one_call_serves_translation_language_models_and_classifiers(kind):
     before = mean_loss(model, selection, sample_loss_of("auto"))
     policy = search_curriculum(
         model, train, held_out, features_of(model, train), rounds=(4, 8), agent=AGENT, update=UPDATE, probes=4,
-        describe=str,
+        reward="first_order", describe=str,
     )  # fmt: skip
     after = mean_loss(model, selection, sample_loss_of("auto"))
     assert after < before
@@ -66,7 +69,7 @@ def test_without_updates_the_model_is_untouched_and_exact_probes_are_the_paper_s
     before = copy.deepcopy(model.state_dict())
     settings = dict(rounds=(4,), update=None, probe_lr=1e-2)
     table = features_of(model, train)
-    first = search_curriculum(model, train, held_out, table, agent=AGENT, **settings)
+    first = search_curriculum(model, train, held_out, table, agent=AGENT, reward="first_order", **settings)
     chosen = AgentConfig(**{**vars(AGENT), "observe": "chosen"})
     exact = search_curriculum(model, train, held_out, table, agent=chosen, reward="exact", **settings)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -95,7 +98,8 @@ def test_a_policy_over_all_groups_of_features_is_the_same_from_disk(tmp_path):
     columns = {"text": ["a b c"[: 1 + 2 * (k % 3)] for k in range(40)], "odd": [k % 2 for k in range(40)]}
     table = curriculum_features(columns, text=["text"], columns=["odd"], model=model, items=train)
     assert list(table.groups) != sorted(table.groups)
-    policy = search_curriculum(model, train, held_out, table, rounds=(4,), agent=AGENT, update=None, out=tmp_path)
+    options = dict(rounds=(4,), agent=AGENT, update=None, reward="first_order", out=tmp_path)
+    policy = search_curriculum(model, train, held_out, table, **options)
     again = tamis.load_policy(tmp_path)
     assert again == policy
     assert torch.equal(again(table), policy(table))
@@ -131,8 +135,9 @@ def test_fresh_rewards_help_where_the_paper_s_two_strict_rounds_do_less():
         model, train, held_out, table = mixture(3)
         update = UpdateConfig(batch_size=8, lr=3e-3, eval_every=25, patience=100, max_updates=updates)
         found = search_curriculum(
-            model, train, held_out, table, agent=agent, update=update, probes=0, batch_size=500, **options
-        )
+            model, train, held_out, table, agent=agent, update=update, probes=0, batch_size=500, reward="first_order",
+            **options,
+        )  # fmt: skip
         scores.append(found.search.score)
     assert scores[0] > 1.3 * scores[1] > 0
 
@@ -141,7 +146,7 @@ def test_lookahead_is_counted_and_goes_without_probes():
     model, items = tiny_classifier()
     train, held_out = split(items)
     settings = dict(rounds=(4,), update=None, agent=AGENT)
-    near = search_curriculum(model, train, held_out, features_of(model, train), **settings)
+    near = search_curriculum(model, train, held_out, features_of(model, train), reward="first_order", **settings)
     far = search_curriculum(model, train, held_out, features_of(model, train), lookahead=5, **settings)
     # 10 reward samples: the loss at both ends of 5 steps on one batch of all; 40 samples; no probes
     assert far.search.budget["sample_forwards"] == 8 + 2 * 10 + 5 * 3 * 10 + 2 * 40
@@ -237,7 +242,7 @@ def test_bad_input_is_named(tmp_path):
     model, items = tiny_classifier()
     train, held_out = split(items)
     table = features_of(model, train)
-    quick = dict(rounds=(4,), agent=AGENT, update=None, probes=0)
+    quick = dict(rounds=(4,), agent=AGENT, update=None, probes=0, reward="first_order")
     with pytest.raises(ValueError, match="features: of 20 samples, but train has 40"):
         search_curriculum(model, train, held_out, features_of(model, held_out), **quick)
     with pytest.raises(ValueError, match="validation: 0 samples"):
@@ -256,7 +261,7 @@ def test_bad_input_is_named(tmp_path):
     with pytest.raises(ValueError, match="optimizer: has no parameter of model"):
         search_curriculum(model, train, held_out, table, **{**quick, "update": UpdateConfig()}, optimizer=other)
     with pytest.raises(ValueError, match="lookahead=5: is for reward='first_order'"):
-        search_curriculum(model, train, held_out, table, **quick, lookahead=5, reward="exact")
+        search_curriculum(model, train, held_out, table, **{**quick, "reward": "exact"}, lookahead=5)
     for name, value, message in (
         ("agent", {"steps": 10}, r"agent=\{'steps': 10\}: must be an AgentConfig.*, got dict"),
         ("update", 3, "update=3: must be an UpdateConfig"),
@@ -292,7 +297,7 @@ def test_half_precision_goes_without_probes():
     train, held_out = split([(x.bfloat16(), y) for x, y in items])
     quick = dict(rounds=(4,), agent=AGENT, update=None)
     table = features_of(model.bfloat16(), train)
-    found = search_curriculum(model, train, held_out, table, **quick)
+    found = search_curriculum(model, train, held_out, table, reward="first_order", **quick)
     assert found.search.config["agreement"] is None
     with pytest.raises(TamisError, match="below float32"):
         search_curriculum(model, train, held_out, table, reward="exact", **quick)
@@ -302,7 +307,7 @@ def test_a_search_stopped_by_a_bad_sample_loses_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("tamis.search.curriculum.rewards.CHUNK", 16)
     model, items = tiny_classifier()
     train, held_out = split(items)
-    quick = dict(rounds=(4,), agent=AGENT, update=None, probes=0)
+    quick = dict(rounds=(4,), agent=AGENT, update=None, probes=0, reward="first_order")
     table = features_of(model, train)
     whole = search_curriculum(model, train, held_out, table, out=tmp_path / "whole", **quick)
     broken = [*train[:20], (torch.full((6,), float("nan")), 0), *train[21:]]
@@ -321,8 +326,9 @@ def test_no_improvement_warns_and_leaves_the_model_as_it_was():
     update = UpdateConfig(batch_size=4, lr=1.0, eval_every=4, patience=1, max_updates=4)
     with pytest.warns(NoEffectWarning, match="no update lowered"):
         policy = search_curriculum(
-            model, train, held_out, features_of(model, train), rounds=(4,), agent=AGENT, update=update, probes=0
-        )
+            model, train, held_out, features_of(model, train), rounds=(4,), agent=AGENT, update=update, probes=0,
+            reward="first_order",
+        )  # fmt: skip
     assert policy.search.score == 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -332,10 +338,110 @@ def test_first_order_rewards_that_lie_are_doubted():
     train, held_out = split(items)
     with pytest.warns(UserWarning, match="first-order rewards agree"):
         search_curriculum(
-            model, train, held_out, features_of(model, train), rounds=(4,), agent=AGENT, update=None, probe_lr=1.0
-        )
+            model, train, held_out, features_of(model, train), rounds=(4,), agent=AGENT, update=None, probe_lr=1.0,
+            reward="first_order",
+        )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         search_curriculum(
-            model, train, held_out, features_of(model, train), rounds=(4,), agent=AGENT, update=None, probe_lr=1e-4
-        )
+            model, train, held_out, features_of(model, train), rounds=(4,), agent=AGENT, update=None, probe_lr=1e-4,
+            reward="first_order",
+        )  # fmt: skip
+
+
+# ---- tuned copies and trusted data
+
+
+def test_the_fall_of_the_loss_tells_wrong_labels_where_the_present_gradient_does_less():
+    model, train, held, _ = mixture(0)[:4]
+    clean = mixture(0, wrong=0.0)[1]
+    wrong = np.array([int(a[1] if isinstance(a, tuple) else a["labels"]) for a in train]) != np.array(
+        [int(a[1] if isinstance(a, tuple) else a["labels"]) for a in clean]
+    )
+    before = copy.deepcopy(model.state_dict())
+    changes = loss_changes(model, train, held, loss="classifier", lr=1e-2).numpy()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert np.mean(changes[~wrong][:, None] > changes[wrong][None]) > 0.7
+    again = loss_changes(model, train, held, loss="classifier", lr=1e-2).numpy()
+    assert np.array_equal(changes, again)
+
+
+def test_copies_that_tuning_does_not_help_stay_as_they_were():
+    model, train, held, _ = mixture(0)[:4]
+    options = dict(collate=None, loss=sample_loss_of("classifier"), passes=3, seed=0, batch_size=64)
+    with pytest.warns(NoEffectWarning, match=r"in no pass, so the copies are the model .* than 0.9"):
+        copies = TunedCopies(model, held, lr=0.9, **options)
+    assert copies.passes == [0, 0]  # so large a step helps no other half
+    assert np.allclose(copies.changes([make_batch(train, range(10), None, model)]), 0)
+
+
+def test_trusted_data_are_trained_on_and_journaled(tmp_path):
+    model, items = tiny_classifier()
+    train, held_out = split(items)
+    held_out, trusted = held_out[:10], held_out[10:]
+    seen = []
+
+    class Watched(list):
+        def __getitem__(self, index):
+            seen.append(index)
+            return super().__getitem__(index)
+
+    options = dict(rounds=(4,), agent=AGENT, update=UPDATE, tune_lr=1e-2, loss="classifier")
+    start = copy.deepcopy(model.state_dict())
+    features = features_of(model, train)
+    policy = search_curriculum(model, train, held_out, features, trusted=Watched(trusted), out=tmp_path, **options)
+    assert set(seen) == set(range(len(trusted)))
+    end = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(start)
+    again = search_curriculum(model, train, held_out, features, trusted=trusted, out=tmp_path, **options)
+    assert again == policy
+    assert all(torch.equal(value, end[name]) for name, value in model.state_dict().items())
+    model.load_state_dict(start)
+    with pytest.raises(TamisError, match="trusted differ"):
+        search_curriculum(model, train, held_out, features, trusted=trusted[1:], out=tmp_path, **options)
+    model.load_state_dict(start)
+    with pytest.raises(ValueError, match="trusted: 1 samples; must be at least two"):
+        search_curriculum(model, train, held_out, features, trusted=trusted[:1], **options)
+
+
+def test_a_share_of_each_update_is_trusted_and_every_one_comes_in_turn():
+    samples = Samples(
+        model=nn.Linear(1, 1), train=range(40), validation=range(2), selection=range(2), collate=None,
+        loss=sample_loss_of("auto"), batch_size=4, prints=None, trusted=range(7),
+    )  # fmt: skip
+    update = UpdateConfig(batch_size=8, eval_every=5, max_updates=10, mix=0.25)
+    work = Updates(samples, update, None, None, number=0, seed=3)
+    parts = [*work._trusted(0), *work._trusted(1)]
+    assert [len(part) for part in parts] == [2] * 10
+    drawn = np.concatenate(parts)
+    assert sorted(drawn[:7]) == sorted(drawn[7:14]) == list(range(7))
+    assert drawn[:7].tolist() != drawn[7:14].tolist()
+    without = Updates(samples, UpdateConfig(mix=0.0), None, None, number=0, seed=3)
+    assert without.trusted_each == 0
+
+
+def test_an_agent_whose_choice_does_not_help_is_not_passed_off_as_one_that_does():
+    model, train, held_out, table = mixture(0, wrong=0.0)
+    against = [(x, (label + 1) % 5) for x, label in held_out]  # the opposite of what the training data say
+    with pytest.warns(NoEffectWarning, match=r"mean reward of -.*, not above 0: its choice does not help"):
+        search_curriculum(
+            model, train, held_out, table, trusted=against, rounds=(4,), agent=AGENT, update=None, tune_lr=1e-2,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tune_passes": 0}, "tune_passes=0"),
+        ({"tune_lr": 0.0}, "tune_lr=0.0"),
+        ({"reward": "best"}, "reward='best': must be one of 'tuned', 'first_order', 'exact'"),
+        ({"lookahead": 36, "reward": "tuned"}, "lookahead=36: is for reward='first_order'"),
+    ],
+)
+def test_bad_settings_of_the_rewards_are_named(options, message):
+    model, items = tiny_classifier()
+    train, held_out = split(items)
+    with pytest.raises(ValueError, match=message):
+        search_curriculum(model, train, held_out, features_of(model, train), agent=AGENT, **options)
+    with pytest.raises(ValueError, match=r"mix=1.0"):
+        UpdateConfig(mix=1.0)

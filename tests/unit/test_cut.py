@@ -11,6 +11,7 @@ from torch import nn
 
 from tamis import NoEffectWarning
 from tamis.pruners import NarrowEmbedding, cut
+from tamis.pruners.surgery.held import held_in_lists, warn_of_old
 from tamis.pruners.surgery.narrow import NarrowEmbeddingBag
 from tests.unit.cut_tools import DIM, SIZES, batch, index, random_model, zeroed
 
@@ -314,3 +315,20 @@ def test_a_parametrised_table_is_refused():
     nn.utils.parametrizations.orthogonal(model[0])
     with pytest.raises(TypeError, match="is parametrised"):
         cut(model, {"0": index(1)})
+
+
+def test_what_still_holds_the_old_tables_is_named_and_what_holds_the_new_ones_is_not():
+    model = random_model("deepfm")
+    tables = model.embeddings
+    model.penalties = [(list(tables["user"].named_parameters()), 0.1), ([model.mlp[0].weight], 0.1)]
+    model.mlp.shortcut = {"tag": tables["tag"].weight}
+    model.not_cut = [model.bias]
+    with pytest.warns(UserWarning, match="a penalty on them acts on nothing") as caught:
+        cut(model, {"embeddings.user": index(1), "embeddings.tag": index(0, 2)})
+    assert sorted(str(warning.message).partition(",")[0] for warning in caught) == [
+        "model.mlp.shortcut still holds the old tensors of embeddings.tag.weight",
+        "model.penalties still holds the old tensors of embeddings.user.weight",
+    ]
+    model.penalties = list(tables.parameters())
+    assert held_in_lists(model)
+    warn_of_old(model, held_in_lists(model))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_a_tied_head_keeps_its_own_weight() -> None:
     model["head"].weight = model["emb"].weight
     weight = model["emb"].weight.detach().clone()
     with pytest.warns(NoEffectWarning):
-        pruner = DimReg(model, 1.0, total_steps=10)
+        pruner = DimReg(model, keep=1.0, total_steps=10)
     gates, ids = pruner.gates, torch.arange(12)
     with pytest.warns(NoEffectWarning):
         pruner.prune()
@@ -68,7 +69,7 @@ def test_a_tied_head_keeps_its_own_weight() -> None:
 
 
 def test_nothing_pruned_is_said() -> None:
-    with pytest.warns(NoEffectWarning, match=r"keep=1 holds every dimension, so nothing will be pruned; try keep=0\.2"):
+    with pytest.warns(NoEffectWarning, match=r"keep=1 holds every dimension, so nothing will be pruned; try size=0\.2"):
         _, pruner, optimizer = trained(keep=1.0)
     with pytest.warns(NoEffectWarning, match="nothing was cut"):
         pruner.prune(optimizer)
@@ -79,7 +80,7 @@ def test_nothing_pruned_is_said() -> None:
 
 def test_half_open_gates_are_refused_and_nothing_is_changed() -> None:
     model = make()
-    pruner = DimReg(model, 0.25, config=DimRegConfig(closing=0.5), total_steps=STEPS)
+    pruner = DimReg(model, keep=0.25, config=replace(QUICK, closing=0.5), total_steps=STEPS)
     train(model, pruner, batches()[:30])
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(
@@ -94,7 +95,7 @@ def test_half_open_gates_are_refused_and_nothing_is_changed() -> None:
 
 def test_gates_from_before_the_decision_are_refused() -> None:
     model = make()
-    pruner = DimReg(model, 0.25, config=QUICK, total_steps=STEPS)
+    pruner = DimReg(model, keep=0.25, config=QUICK, total_steps=STEPS)
     train(model, pruner, batches()[:3])
     with pytest.raises(NotPolarisedError, match=r"24 of 24 gates are open, the budget holds 4 times less.*step 3 of"):
         pruner.prune()

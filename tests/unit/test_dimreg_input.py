@@ -15,19 +15,19 @@ from tests.unit.dimreg_tools import batches, make, trained
 
 def test_two_budgets() -> None:
     with pytest.raises(ValueError, match=r"keep=0\.2, budget_bytes=400: must not be given both"):
-        DimReg(make(), 0.2, budget_bytes=400)
+        DimReg(make(), keep=0.2, budget_bytes=400)
 
 
 @pytest.mark.parametrize("keep", [0.0, -0.1, 1.5, float("nan")])
 def test_keep_outside_its_range(keep: float) -> None:
     with pytest.raises(ValueError, match=r"keep=.*must be finite and in \(0, 1\]"):
-        DimReg(make(), keep)
+        DimReg(make(), keep=keep)
 
 
 @pytest.mark.parametrize(("keep", "share"), [(20, "0.2"), (1.5, "0.015")])
 def test_a_percentage(keep: float, share: str) -> None:
     with pytest.raises(ValueError, match=rf"in \(0, 1\], a share; did you mean {share}\?"):
-        DimReg(make(), keep)
+        DimReg(make(), keep=keep)
 
 
 def test_tables_without_names() -> None:
@@ -42,6 +42,24 @@ def test_a_budget_that_holds_nothing() -> None:
         ValueError, match=r"budget_bytes=19: must be >= 20, the bytes of one dimension of .* 'embeddings.colour'"
     ):
         DimReg(make(), budget_bytes=19)
+
+
+def test_a_size_that_holds_nothing() -> None:
+    with pytest.raises(ValueError, match=r"size=0.005: holds 17 bytes, less than one .*colour' \(20 bytes\)"):
+        DimReg(make(), size=0.005)
+
+
+@pytest.mark.parametrize("budget", [{"size": 0.1}, {"keep": 0.1}, {"budget_bytes": 419}])
+def test_a_budget_that_leaves_a_table_with_nothing(budget: dict[str, Any]) -> None:
+    with pytest.warns(UserWarning, match=r"less than one dimension of each of the 3 tables \(.*=0\.12 would\)"):
+        DimReg(make(), **budget)
+
+
+def test_a_budget_without_a_name_is_the_old_one() -> None:
+    with pytest.warns(FutureWarning, match=r"DimReg\(model, 0.3\) is deprecated: write keep=0.3.* or size="):
+        assert str(DimReg(make(), 0.3).budget) == "keep=0.3"
+    with pytest.raises(TypeError, match="name the budget"):
+        DimReg(make(), 0.3, keep=0.2)
 
 
 def test_a_state_dict() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,10 +30,11 @@ def test_a_cut_model_of_schema_1_loads_and_computes_what_it_did() -> None:
     assert plan.keep_share == 0.25
 
 
-def test_an_interrupted_training_of_release_0_1_goes_on_to_the_same_gates() -> None:
+@pytest.mark.parametrize("options", [{"keep": 0.25, "config": QUICK}, {}])
+def test_an_interrupted_training_of_release_0_1_goes_on_to_the_same_gates(options: dict[str, Any]) -> None:
     folder = GOLDEN / "dimreg_checkpoint" / "1"
     model = make()
-    pruner = DimReg(model, 0.25, config=QUICK, total_steps=STEPS)
+    pruner = DimReg(model, **options, total_steps=STEPS)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     pruner.load_state_dict(from_jsonable(json.loads((folder / "pruner.json").read_text())))
     train(model, pruner, batches()[20:], torch.optim.SGD(model.parameters(), lr=0.05))

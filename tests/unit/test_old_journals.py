@@ -38,7 +38,12 @@ def test_swift_goes_on_to_the_law_that_the_old_release_found(tmp_path):
     policy = test_swift_search.search(out=tmp_path)
     assert (tmp_path / "journal.jsonl").read_bytes().splitlines(keepends=True)[: len(lines)] == lines
     old = tamis.load_policy(JOURNALS / "swift" / "found")
-    assert policy == old == test_swift_search.search()
+    assert policy == test_swift_search.search()
+    assert policy.law == old.law
+    assert policy.tables.keys() == old.tables.keys()
+    for name in policy.tables.keys() - {"profile"}:
+        assert torch.equal(policy.tables[name], old.tables[name])
+    torch.testing.assert_close(policy.tables["profile"], old.tables["profile"])  # summed in another order now
     assert policy.search.budget == old.search.budget
     assert policy.search.score == old.search.score
     with pytest.raises(TamisError, match="journal of another search: seed differ"):

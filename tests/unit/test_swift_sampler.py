@@ -14,6 +14,7 @@ from tamis.features.table import FeatureTable
 from tamis.samplers.swift.law import BINS, SwiftLaw
 from tamis.samplers.swift.sampler import SwiftPolicy, SwiftSampler
 
+uniform_is_fine = pytest.mark.filterwarnings("ignore::tamis.core.errors.NoEffectWarning")
 LAW = SwiftLaw((1.0, -0.5), (0.3, 0.5, 0.6), (1.0, 0.8, 0.6, 0.0, 0.0))
 
 
@@ -142,3 +143,44 @@ def test_what_is_no_features_is_refused_with_the_cure():
             use(features.groups)
         with pytest.raises(TypeError, match=r"features=str: .*FeatureTable.load\(path\)"):
             use("features.safetensors")
+
+
+def fifths(policy):
+    return [float(v) for v in policy.summary().split("fifth of loss: ")[1].split(" (")[0].split(" / ")]
+
+
+@uniform_is_fine
+@pytest.mark.parametrize("n", [3, 7, 40, 99, 101, 150])
+def test_a_uniform_law_over_few_samples_is_said_to_be_uniform(n):
+    policy = SwiftPolicy.fit(SwiftLaw((1.0, 0.0), LAW.knots, (1.0,) * 5), make(n))
+    assert fifths(policy) == [1.0] * 5
+    curve = policy.plot().axes[1].lines[0].get_ydata()
+    assert np.allclose(curve, 1)
+
+
+@uniform_is_fine
+def test_a_uniform_law_over_tied_samples_is_said_to_be_uniform():
+    features = make(1000)
+    loss = torch.where(torch.arange(1000) < 300, torch.zeros(()).double(), features["loss"] + 1)  # solved samples
+    policy = SwiftPolicy.fit(SwiftLaw((1.0, 0.0), LAW.knots, (1.0,) * 5), features.with_columns({"loss": loss}))
+    assert fifths(policy) == [1.0] * 5
+
+
+def test_tied_samples_share_the_percentiles_that_they_fill():
+    n = 10
+    loss = torch.tensor([0.0] * 5 + [1.0] * 5, dtype=torch.float64)
+    features = FeatureTable({"loss": loss, "gradient": torch.ones(n)})
+    law = SwiftLaw((1.0,), (0.7, 0.7, 0.9), (1.0, 1.0, 0.0, 0.0, 0.0), "cdf")  # the lower half only
+    policy = SwiftPolicy.fit(law, features)
+    assert fifths(policy) == [2.0, 2.0, 1.0, 0.0, 0.0]
+    assert policy.tables["profile"].mean() == pytest.approx(1)
+
+
+@uniform_is_fine
+def test_a_profile_that_the_first_release_took_wrongly_is_not_shown():
+    policy = SwiftPolicy.fit(SwiftLaw((1.0, 0.0), LAW.knots, (1.0,) * 5), make(40))
+    wrong = torch.zeros(100, dtype=torch.float64)
+    wrong[::3] = 1.0  # what a uniform law of 40 samples looked like
+    old = dataclasses.replace(policy, tables={**policy.tables, "profile": wrong})
+    assert "not known (release 0.1 took them wrongly" in old.summary()
+    assert not [line for line in old.plot().axes[1].lines if len(line.get_ydata()) == 100]

@@ -42,8 +42,12 @@ def share_of_right(sampler):
     return float(1 - wrong[order].mean() + 0.5 * len(np.unique(order)) / N)
 
 
+PAPER = {"plain": False, "repeats": 0}  # trials as in release 0.1: uniform, then the optimizer's
+
+
 def search(**options):
-    return search_swift(share_of_right, planted()[0], **{"trials": 12, "optimizer": "tpe", "seed": 3, **options})
+    defaults = {"trials": 12, "optimizer": "tpe", "seed": 3, **PAPER}
+    return search_swift(share_of_right, planted()[0], **{**defaults, **options})
 
 
 @pytest.mark.parametrize("optimizer", ["gp-ucb", "optuna-gp", "tpe", "random"])
@@ -82,11 +86,11 @@ def test_a_finished_search_is_not_run_again_and_more_trials_go_on(tmp_path):
     counted.__qualname__ = "share_of_right"  # the journal knows an objective by its name
 
     features = planted()[0]
-    first = search_swift(counted, features, trials=10, optimizer="tpe", seed=3, out=tmp_path)
+    first = search_swift(counted, features, **PAPER, trials=10, optimizer="tpe", seed=3, out=tmp_path)
     assert len(calls) == 10
-    assert search_swift(counted, features, trials=10, optimizer="tpe", seed=3, out=tmp_path) == first
+    assert search_swift(counted, features, **PAPER, trials=10, optimizer="tpe", seed=3, out=tmp_path) == first
     assert len(calls) == 10
-    assert search_swift(counted, features, trials=12, optimizer="tpe", seed=3, out=tmp_path) == search()
+    assert search_swift(counted, features, **PAPER, trials=12, optimizer="tpe", seed=3, out=tmp_path) == search()
     assert len(calls) == 12
 
 
@@ -97,7 +101,7 @@ def test_anothers_journal_is_refused(tmp_path):
     other = planted()[0]
     other["loss"][0] += 1
     with pytest.raises(TamisError, match="features differ"):
-        search_swift(share_of_right, other, trials=8, optimizer="tpe", seed=3, out=tmp_path)
+        search_swift(share_of_right, other, **PAPER, trials=8, optimizer="tpe", seed=3, out=tmp_path)
     with pytest.raises(TamisError, match="optimizer differ"):
         search(out=tmp_path, optimizer="random")
     with pytest.raises(TamisError, match=r"num_samples, score_samples differ \(num_samples=None there, 50 here\)"):
@@ -107,7 +111,7 @@ def test_anothers_journal_is_refused(tmp_path):
         return 1.0
 
     with pytest.raises(TamisError, match=r"objective differ .*another_objective.*use another out="):
-        search_swift(another_objective, planted()[0], trials=8, optimizer="tpe", seed=3, out=tmp_path)
+        search_swift(another_objective, planted()[0], **PAPER, trials=8, optimizer="tpe", seed=3, out=tmp_path)
 
 
 def test_the_first_trial_is_uniform_and_its_score_is_reported(tmp_path):
@@ -140,7 +144,7 @@ def test_a_search_that_finds_nothing_better_returns_the_uniform_law(trials, tmp_
         return -float(np.square(sampler.weights - 1 / N).sum() + 0 * len(list(sampler)))
 
     with pytest.warns(NoEffectWarning, match=rf"none of {trials - 1} laws scored above uniform sampling \(-?0\)"):
-        policy = search_swift(evenness, planted()[0], trials=trials, optimizer="tpe", out=tmp_path)
+        policy = search_swift(evenness, planted()[0], **PAPER, trials=trials, optimizer="tpe", out=tmp_path)
     assert set(policy.law.heights) == {1.0}
     assert policy.search.score == policy.search.config["uniform_score"]
     assert "every sample is drawn equally often" in policy.summary()
@@ -149,13 +153,15 @@ def test_a_search_that_finds_nothing_better_returns_the_uniform_law(trials, tmp_
 
 def test_scores_that_are_all_equal_are_said_to_be():
     with pytest.warns(NoEffectWarning, match=r"all 9 trials scored 0.25.*does not depend on what is drawn"):
-        policy = search_swift(lambda s: 0.25 + 0 * len(list(s)), planted()[0], trials=9, optimizer="tpe")
+        policy = search_swift(lambda s: 0.25 + 0 * len(list(s)), planted()[0], **PAPER, trials=9, optimizer="tpe")
     assert set(policy.law.heights) == {1.0}
 
 
 def test_a_failed_uniform_trial_is_reported_too():
     scores = iter([float("nan"), 1.0, 2.0])
-    policy = search_swift(lambda s: next(scores) + 0 * len(list(s)), planted()[0], trials=3, optimizer="random")
+    policy = search_swift(
+        lambda s: next(scores) + 0 * len(list(s)), planted()[0], **PAPER, trials=3, optimizer="random"
+    )
     assert policy.search.config["uniform_score"] is None
     assert "uniform sampling gave no finite score" in policy.summary()
 
@@ -196,13 +202,13 @@ def test_every_trial_starts_from_the_shared_weights_bit_for_bit():
     task = Task()
     shared = task.state()
     before = torch.get_rng_state()
-    first = search_swift(task.fit, planted()[0], model=task.model, trials=9, optimizer="random")
+    first = search_swift(task.fit, planted()[0], **PAPER, model=task.model, trials=9, optimizer="random")
     assert len(task.seen) == 9
     for state in [*task.seen, task.state()]:  # and the model comes back with them
         assert all(torch.equal(state[name], value) for name, value in shared.items())
     assert all(p.grad is None for p in task.model.parameters())
     assert torch.equal(torch.get_rng_state(), before)  # dropout drew from a seeded copy
-    again = search_swift(task.fit, planted()[0], model=task.model, trials=9, optimizer="random")
+    again = search_swift(task.fit, planted()[0], **PAPER, model=task.model, trials=9, optimizer="random")
     assert again == first
     assert again.search == first.search
 
@@ -217,7 +223,7 @@ def test_draws_are_what_was_taken_and_not_what_was_prepared():
         few += [next(running), next(running)]
         return float(len(few) + len(next(sampler.arrays())[:1]))
 
-    budget = search_swift(fit, planted()[0], trials=2, optimizer="random").search.budget
+    budget = search_swift(fit, planted()[0], **PAPER, trials=2, optimizer="random").search.budget
     assert budget["sample_forwards"] == 3 * 2 * (5 + 2 + N) + N
 
 
@@ -232,7 +238,7 @@ def test_training_flags_come_back():
         task.model.eval()
         return float(len(list(sampler)))
 
-    search_swift(fit, planted()[0], model=task.model, trials=2, optimizer="random")
+    search_swift(fit, planted()[0], **PAPER, model=task.model, trials=2, optimizer="random")
     flags = [True, True, False, True, True, True]
     assert seen == [flags, flags]
     assert [module.training for module in task.model.modules()] == flags
@@ -249,7 +255,7 @@ def test_trials_are_seeded_and_the_global_generators_come_back():
 
     for _ in range(2):
         before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
-        search_swift(fit, planted()[0], trials=2, optimizer="random")
+        search_swift(fit, planted()[0], **PAPER, trials=2, optimizer="random")
         assert random.getstate() == before[0]
         assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
         assert torch.equal(torch.get_rng_state(), before[2])
@@ -262,10 +268,10 @@ def test_trials_are_seeded_and_the_global_generators_come_back():
 @uniform_is_fine
 def test_another_model_is_another_search(tmp_path):
     task = Task()
-    search_swift(task.fit, planted()[0], model=task.model, trials=2, optimizer="random", out=tmp_path)
+    search_swift(task.fit, planted()[0], **PAPER, model=task.model, trials=2, optimizer="random", out=tmp_path)
     task.model[0].weight.data[0, 0] += 1
     with pytest.raises(TamisError, match="model differ"):
-        search_swift(task.fit, planted()[0], model=task.model, trials=2, optimizer="random", out=tmp_path)
+        search_swift(task.fit, planted()[0], **PAPER, model=task.model, trials=2, optimizer="random", out=tmp_path)
 
 
 def test_failed_trials_are_passed_over():
@@ -275,14 +281,14 @@ def test_failed_trials_are_passed_over():
         list(sampler)
         return next(scores)
 
-    policy = search_swift(fit, planted()[0], trials=12, optimizer="tpe")
+    policy = search_swift(fit, planted()[0], **PAPER, trials=12, optimizer="tpe")
     assert policy.search.score == 2.0
 
 
 def test_one_feature_is_enough():
     both, wrong = planted()
     features = both.select_columns(["loss", "gradient"])
-    policy = search_swift(share_of_right, features, trials=16, optimizer="tpe")
+    policy = search_swift(share_of_right, features, **PAPER, trials=16, optimizer="tpe")
     assert len(policy.coefficients) == 1
     assert policy.weights(features).numpy()[wrong].sum() < 0.25
 
@@ -298,7 +304,7 @@ def test_mistakes_in_the_objective_are_named():
     with pytest.raises(TypeError, match=r"objective=float: must be a function sampler -> score.*not its result"):
         search_swift(0.5, features)
     with pytest.raises(TypeError, match=r"model=str: must be the nn.Module that the objective trains"):
-        search_swift(share_of_right, features, model="resnet18")
+        search_swift(share_of_right, features, **PAPER, model="resnet18")
     with pytest.raises(TypeError, match=r"features=Tensor of shape \[400\]: must be a FeatureTable; take one with"):
         search_swift(share_of_right, features["loss"])
 
@@ -330,11 +336,11 @@ def test_a_trainer_is_trained_and_its_metric_read():
             return {"eval_loss": -self.score, "eval_share": self.score}
 
     features = planted()[0]
-    by_loss = search_swift(Trainer, features, trials=9, optimizer="random")
-    by_share = search_swift(Trainer, features, trials=9, optimizer="random", metric="eval_share")
+    by_loss = search_swift(Trainer, features, **PAPER, trials=9, optimizer="random")
+    by_share = search_swift(Trainer, features, **PAPER, trials=9, optimizer="random", metric="eval_share")
     assert by_loss.law == by_share.law == search(trials=9, optimizer="random", seed=0).law
     with pytest.raises(TamisError, match=r"metric='eval_f1'.*eval_loss, eval_share"):
-        search_swift(Trainer, features, trials=1, metric="eval_f1")
+        search_swift(Trainer, features, **PAPER, trials=1, metric="eval_f1")
 
 
 # ---- kill -9
@@ -345,7 +351,7 @@ from tests.unit import test_swift_search as t
 def share_of_right(sampler):
     time.sleep(float(sys.argv[2]))
     return t.share_of_right(sampler)
-t.search_swift(share_of_right, t.planted()[0], trials=12, optimizer="tpe", seed=3, out=sys.argv[1])
+t.search_swift(share_of_right, t.planted()[0], trials=12, optimizer="tpe", seed=3, out=sys.argv[1], **t.PAPER)
 """
 
 

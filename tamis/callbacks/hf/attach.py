@@ -6,21 +6,82 @@ import functools
 from typing import Any
 
 from tamis.callbacks.base import check_sampler
+from tamis.callbacks.hf.position import update_max_steps
 from tamis.callbacks.hf.pruning import PruningCallback
 from tamis.callbacks.hf.sampling import EpochCallback, SamplerCallback
+from tamis.callbacks.proof import check_strategy
+from tamis.core.errors import TamisError
 from tamis.pruners.base import Regularizer
 
 __all__ = ["attach_epochs", "attach_pruner", "attach_sampler"]
 
 
 def attach_sampler(trainer: Any, sampler: Any) -> SamplerCallback:
-    """Give ``trainer`` the sampler (an instance patch of ``_get_train_sampler``) and its `SamplerCallback`."""
+    """Give ``trainer`` the sampler and its `SamplerCallback`, and have it resume where the sampler was.
+
+    Patches the instance: ``_get_train_sampler``, ``get_train_dataloader`` and ``_init_training_state``.
+    """
     check_sampler(sampler, trainer.train_dataset)
-    trainer._get_train_sampler = lambda train_dataset=None: sampler
+    check_strategy(trainer.args)
+    _check_trainer(trainer)
     trainer.remove_callback(SamplerCallback)
     callback = SamplerCallback(sampler)
     trainer.add_callback(callback)
+    trainer._get_train_sampler = lambda train_dataset=None: sampler
+    trainer.get_train_dataloader = _remembered(_unpatched(trainer, "get_train_dataloader"), callback)
+    if hasattr(trainer, "_init_training_state"):  # else the callback refuses a resume that it would have to correct
+        trainer._init_training_state = _corrected(trainer, _unpatched(trainer, "_init_training_state"), callback)
+    callbacks = trainer.callback_handler.callbacks
+    callbacks.insert(0, callbacks.pop())  # before the reporters, which then log its scalars too
     return callback
+
+
+def _check_trainer(trainer: Any) -> None:
+    """Refuse a trainer class that makes its own order, as TRL's GRPO, which repeats prompts."""
+    from transformers import Trainer
+
+    if type(trainer)._get_train_sampler is not Trainer._get_train_sampler:
+        name = type(trainer).__name__
+        raise TamisError(
+            f"{name} makes an order of its own ({name}._get_train_sampler), which the attached sampler would replace; "
+            f"leave the sampler out, or, if {name} is yours, remove its _get_train_sampler"
+        )
+
+
+def _unpatched(trainer: Any, name: str) -> Any:
+    """The trainer's method as it was before an earlier attach."""
+    method = getattr(trainer, name)
+    while getattr(method, "_by_tamis", False):
+        method = method.__wrapped__
+    return method
+
+
+def _remembered(get_train_dataloader: Any, callback: SamplerCallback) -> Any:
+    """``get_train_dataloader`` that tells the callback what it gave."""
+
+    @functools.wraps(get_train_dataloader)
+    def wrapped() -> Any:
+        callback.loader = get_train_dataloader()
+        return callback.loader
+
+    wrapped._by_tamis = True  # type: ignore[attr-defined]
+    return wrapped
+
+
+def _corrected(trainer: Any, init_training_state: Any, callback: SamplerCallback) -> Any:
+    """``_init_training_state`` that finds epoch and batches to leave out by the position in the checkpoint."""
+
+    @functools.wraps(init_training_state)
+    def wrapped(max_steps: int, updates: int, num_train_epochs: int, *rest: Any, **named: Any) -> Any:
+        found = init_training_state(max_steps, updates, num_train_epochs, *rest, **named)
+        start = callback.tell_start(trainer.state, trainer.args)
+        if start is None or (start.epoch, start.batches) == tuple(found):
+            return found
+        update_max_steps(trainer.state, trainer.args, start, max_steps, num_train_epochs, updates)
+        return start.epoch, start.batches
+
+    wrapped._by_tamis = True  # type: ignore[attr-defined]
+    return wrapped
 
 
 def attach_epochs(trainer: Any, component: Any) -> EpochCallback:
@@ -38,9 +99,7 @@ def attach_pruner(trainer: Any, pruner: Regularizer, *, penalty: str = "grad", *
     callback = PruningCallback(pruner, **options)
     callback._trainer = trainer
     callback._in_loss = penalty == "loss"
-    unpatched = getattr(trainer.compute_loss, "__wrapped__", None)
-    if unpatched is not None and getattr(trainer.compute_loss, "_by_tamis", False):
-        trainer.compute_loss = unpatched  # of an earlier attach
+    trainer.compute_loss = _unpatched(trainer, "compute_loss")
     if callback._in_loss:
         trainer.compute_loss = _with_penalty(trainer, trainer.compute_loss, callback)
     trainer.add_callback(callback)

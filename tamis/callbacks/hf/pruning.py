@@ -16,6 +16,7 @@ from tamis.core.errors import NoEffectWarning, NotPolarisedError, TamisError
 from tamis.core.models import device_of, to_device
 from tamis.core.types import MapDataset
 from tamis.pruners.base import Loss, Pruner, Regularizer
+from tamis.pruners.surgery.packing import check_stored
 
 __all__ = ["PruningCallback"]
 
@@ -34,7 +35,8 @@ class PruningCallback(ComponentCallback):
             collator, teach the gates. Neither training nor test data.
         prune_at_end: cut when training ends (the best model, with ``load_best_model_at_end``). If the gates
             have not polarised, nothing is cut and a `NoEffectWarning` says what to do.
-        prune_options: keywords for ``pruner.prune``, e.g. ``consumers``. Unless they hold ``example_inputs``, the
+        prune_options: keywords for ``pruner.prune``, e.g. ``consumers``, or ``quantize="int4"`` to store what is left
+            so (a second ``train()`` then needs a model loaded in float). Unless they hold ``example_inputs``, the
             first rows of the training set are used: the cut finds and checks with them what it may slice.
     """
 
@@ -58,6 +60,8 @@ class PruningCallback(ComponentCallback):
         if pruner is not None and not isinstance(pruner, Regularizer):
             raise TypeError(f"pruner={type(pruner).__name__}: must be a pruner made from the model, e.g. DimReg(model)")
         _check_validation(pruner, validation)
+        if prune_options.get("quantize") is not None:
+            check_stored("quantize", prune_options["quantize"])
         super().__init__(
             pruner,
             validation=validation,
@@ -105,6 +109,11 @@ class PruningCallback(ComponentCallback):
     def _open_validation(self, args: Any, loader: Any) -> None:
         if self.validation is None:
             return
+        if loader.dataset is self.validation:
+            raise TamisError(
+                "validation: is the training data set itself, on which every gate looks useful; give rows that are not "
+                "trained on: train, validation = torch.utils.data.random_split(dataset, [0.9, 0.1])"
+            )
         options: dict[str, Any] = {"batch_size": args.per_device_train_batch_size, "collate": loader.collate_fn}
         wanted = {"validation": self.validation} | ({"training": loader.dataset} if self.component.trains else {})
         for name, dataset in wanted.items():
@@ -159,7 +168,9 @@ class PruningCallback(ComponentCallback):
             options = dict(self.prune_options)
             if "example_inputs" not in options:
                 options["example_inputs"] = _first_rows(kwargs["train_dataloader"])
-            self.plan = self.component.prune(kwargs["optimizer"], **options)
+            is_last = options.get("quantize") or self.component.quantize  # the tables cannot be trained afterwards
+            optimizer = None if is_last else kwargs["optimizer"]
+            self.plan = self.component.prune(optimizer, **options)
         except NotPolarisedError as error:
             warnings.warn(f"nothing was cut: {error}", NoEffectWarning, stacklevel=2)
             return

@@ -22,7 +22,9 @@ V                  ``Rule.pairs``               [2, p] int64, the redundant pair
 Deviations (`ThesisConfig` has none of the first four):
 
 * The split. About the mean of the gates, descent prunes everything or half, whatever t in Eq. (6.7) says. Here it lies
-  where the budget is met: all open at first, a cubic schedule down to the target, then fixed for most of the training.
+  where the budget is met: all open for 30 % of the training, then down to the target at once, then fixed.
+* The budget counts bytes (``size``); the text's share of (table, dimension) pairs is ``keep``.
+* A table keeps at most as many dimensions as it has rows, its rank.
 * What is ranked, per unit of the budget, is not phi, whose scale V can undo, but a running mean of (dL/dphi x phi)^2,
   the diagonal Fisher estimate of what closing the gate costs. It is summed per table and dealt out by the table's
   spectrum (`spectral_score`): a table that uses few directions keeps few dimensions.
@@ -31,7 +33,7 @@ Deviations (`ThesisConfig` has none of the first four):
 * Eq. (6.7) is the share kept, not the share pruned (`kept_share`).
 * Pairs have their own temperature in (-1, 1): at the published t > 1, Eq. (6.11) closes both gates.
 * |Pearson| is weighted by lookups, between open dimensions only, and tables below ``min_rows`` rows are left out:
-  with 2 rows every |rho| is 1.
+  with 2 rows every |rho| is 1. Of a table with more than 65,536 rows so many are drawn, in proportion to lookups.
 * A closed gate is judged by phi x rms(V), relative to its table's open columns, not by phi alone.
 
 Unstated in the text: start, optimizer and learning rate of alpha, weight decay, a minimum per field (here none).

@@ -92,9 +92,10 @@ class DimRegConfig(_Common):
         refresh_every: optimizer steps between two looks at the tables (spectrum, redundant pairs); None: a fiftieth
             of the training.
         min_rows: tables with fewer rows are not searched for pairs.
-        warm_up: share of the training in which every gate is open, in [0, 1).
-        decide_by: share of the training after which the split is fixed, in (warm_up, 1].
-        closing: share of the training that one gate needs to close, in (0, 1].
+        warm_up: share of the training in which every gate is open, in [0, 1). Until release 0.1 it was 0.05, too
+            early for large tables to have learned what they need.
+        decide_by: share of the training after which the split is fixed, in (warm_up, 1]; in release 0.1 0.4.
+        closing: share of the training that one gate needs to close, in (0, 1]; in release 0.1 0.05.
         memory: decay of the running mean of the importance, in [0, 1).
         threshold: gamma, in (0, 0.5). Paper: 0.001.
         init_logit, init_spread: mean and standard deviation of the gates' logits at the start.
@@ -102,9 +103,9 @@ class DimRegConfig(_Common):
         split: the old way to choose: ``"mean"`` makes a `ThesisConfig`. Leave it out.
     """
 
-    warm_up: float = 0.05
-    decide_by: float = 0.4
-    closing: float = 0.05
+    warm_up: float = 0.3
+    decide_by: float = 0.33
+    closing: float = 0.01
     memory: float = 0.99
     split: InitVar[str] = "budget"
 

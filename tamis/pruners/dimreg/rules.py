@@ -27,11 +27,14 @@ from tamis.pruners.dimreg.polarisation import (
     split_polarisation,
     split_polarisation_grad,
 )
+from tamis.pruners.lookups import draw_rows
 from tamis.pruners.stats import correlation, spectrum, top_pairs, weighted_moments
+from tamis.pruners.stored_budget import split_by_prices
 from tamis.pruners.tables import Table
 
 __all__ = ["BudgetRule", "Gradients", "MeanRule", "Rule"]
 
+LOOK_ROWS = 2**16  # at most so many rows of a table are looked at: a variance is then off by about 0.6 %
 DEFAULT_REFRESH = 1000  # steps, about the mean; Alg. 5 says 5 epochs
 
 
@@ -84,6 +87,14 @@ class Rule(nn.Module, ABC):
             step: which one.
         """
 
+    def is_over(self, step: Step) -> bool:
+        """Whether the split was fixed for good before ``step``: nobody needs lookups or importance any more."""
+        return False
+
+    def arrived(self, logits: Tensor) -> bool:
+        """Whether every gate [n] is where the split wants it."""
+        return False
+
     def per_table(self, flat: Tensor) -> list[Tensor]:
         """Parts [d] of ``flat`` [n], one per table."""
         return list(torch.split(flat, self.widths))
@@ -113,8 +124,7 @@ class Rule(nn.Module, ABC):
         self.looked = step.number
         live, overlaps, spectra = self.per_table(phi >= 0.5), [], []
         for table, alive in zip(tables, live, strict=True):
-            _, covariance = weighted_moments(table.weight.detach(), table.lookups())
-            covariance = covariance.to(phi.device)
+            covariance = _covariance(table).to(phi.device)
             spectra.append(spectrum(covariance, alive).float())
             overlaps.append(correlation(covariance) if table.rows >= self.min_rows else None)
         self.pairs, self.overlap = top_pairs(overlaps, live, self.pair_share)
@@ -131,6 +141,14 @@ class Rule(nn.Module, ABC):
         """beta, in [0, 1]."""
 
 
+def _covariance(table: Table) -> Tensor:
+    """Of the table's columns over its rows, weighted by lookups, [d, d]; of `LOOK_ROWS` drawn rows if it has more."""
+    weight, lookups = table.weight.detach(), table.lookups()
+    if table.rows <= LOOK_ROWS:
+        return weighted_moments(weight, lookups)[1]
+    return weighted_moments(weight[draw_rows(lookups, table.rows, LOOK_ROWS).to(weight.device)])[1]
+
+
 class BudgetRule(Rule):
     """The split lies where the budget is met: all open at first, a cubic schedule down to the target, then fixed.
 
@@ -141,16 +159,28 @@ class BudgetRule(Rule):
         config: the settings.
         costs: [n] float64, what each open gate costs.
         budget: in the same unit.
+        caps: per table how many dimensions it may keep at most: its rank is no larger than its rows; None: all.
+        prices: per table what 0, 1, ... dimensions take when they are quantised, [d + 1]; ``costs`` is then not used.
     """
 
     importance: Tensor  # [n]
     kept: Tensor  # [n] bool
     spectra: Tensor  # [n]
 
-    def __init__(self, widths: Sequence[int], config: DimRegConfig, costs: Tensor, budget: float) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        config: DimRegConfig,
+        costs: Tensor,
+        budget: float,
+        caps: Sequence[int] | None = None,
+        prices: Sequence[Tensor] | None = None,
+    ) -> None:
         super().__init__(widths)
-        self.config, self.costs, self.budget = config, costs, budget
-        self.target = min(1.0, budget / float(costs.sum()))
+        self.config, self.costs, self.budget, self.prices = config, costs, budget, prices
+        self.whole = float(costs.sum()) if prices is None else sum(float(price[-1]) for price in prices)
+        self.target = min(1.0, budget / self.whole)
+        self.caps = list(widths if caps is None or self.target == 1.0 else caps)
         self.register_buffer("importance", torch.zeros(sum(widths)))
         self.register_buffer("kept", torch.ones(sum(widths), dtype=torch.bool))
         self.register_buffer("spectra", torch.cat([torch.full((width,), 1 / width) for width in widths]))
@@ -182,16 +212,37 @@ class BudgetRule(Rule):
         if self.looked is None or step.number - self.looked >= (c.refresh_every or max(1, total // 50)):
             self.spectra = torch.cat(self.look(phi, tables, step))
         share = budget_at(step.number / total, self.target, c.warm_up, c.decide_by)
-        kept = split_by_budget(self._score().cpu(), self.costs, share * float(self.costs.sum()))
-        self.kept = kept.to(self.importance.device)
-
-    def _score(self) -> Tensor:
         order = redundancy_discount(self.importance, self.pairs, self.overlap)
-        return spectral_score(*(self.per_table(flat) for flat in (self.importance, order, self.spectra)))
+        score = spectral_score(*(self.per_table(flat) for flat in (self.importance, order, self.spectra)))
+        beyond = self._beyond_caps(order)
+        if self.prices is None:
+            costs = self.costs.masked_fill(beyond.cpu(), float("inf"))
+            self.kept = split_by_budget(score.cpu(), costs, share * self.whole).to(score.device)
+        else:
+            scores = self.per_table(score.masked_fill(beyond, -float("inf")))
+            self.kept = torch.cat(split_by_prices(scores, self.prices, share * self.whole)).to(score.device)
+
+    def _beyond_caps(self, order: Tensor) -> Tensor:
+        """The dimensions that stand last in ``order`` in a table that may not keep them, [n] bool."""
+        beyond = torch.zeros_like(self.kept)
+        for part, places, cap in zip(self.per_table(beyond), self.per_table(order), self.caps, strict=True):
+            part[torch.argsort(places, descending=True, stable=True)[cap:]] = True
+        return beyond
+
+    def is_over(self, step: Step) -> bool:
+        return step.total is not None and step.number > self.config.decide_by * step.total + 1
+
+    def arrived(self, logits: Tensor) -> bool:
+        ends = torch.where(self.kept, OPEN, CLOSED).to(logits)
+        return bool((logits == ends).all())
 
     def spent(self, phi: Tensor) -> float:
         """What the open gates cost, in budgets."""
-        return float(self.costs[(phi >= 0.5).cpu()].sum()) / self.budget
+        kept = phi >= 0.5
+        if self.prices is None:
+            return float(self.costs[kept.cpu()].sum()) / self.budget
+        counts = [int(part.sum()) for part in self.per_table(kept)]
+        return sum(float(price[count]) for price, count in zip(self.prices, counts, strict=True)) / self.budget
 
 
 class MeanRule(Rule):

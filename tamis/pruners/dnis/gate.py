@@ -22,7 +22,8 @@ class BlockGate(Gate):
     Attributes:
         alpha: [L, K] in [0, 1].
         control: [L, K], alpha under random signs; never used in the model.
-        gain: [L, K], running mean of (value x slope of the validation loss)^2, summed over a batch.
+        gain: [L, K], running mean of (value x slope of the validation loss)^2, summed over a batch's lookups (over
+            its distinct rows, slopes summed, in an EmbeddingBag).
         block: [n] uint8 or int32.
         kept: bool [L, K], what was decided to remain of each block; or, for single values, bool [n, K].
         active: False as long as alpha is all ones: nothing is multiplied then.

@@ -112,11 +112,15 @@ class DNIS(Pruner):
                 )
 
     def _refuse_small_budget(self) -> None:
-        budget, index = self.budget.costs(self.tables)[1], self._fixed_cost()
-        if budget <= index:
+        (costs, budget), index = self.budget.costs(self.tables), self._fixed_cost()
+        least = (
+            0.0 if self.budget.keep is not None else min(costs) / max(len(gate.alpha) for gate in self._block_gates())
+        )
+        if budget <= index + least:
             raise ValueError(
                 f"{self.budget}: holds {budget:,.0f} bytes, and what says where the rows stand takes {index:,.0f} of "
-                "them; give a larger budget, or DimReg, whose columns need no index"
+                f"them, a column of one block {least:,.0f} more; give a larger budget, or take DimReg, whose columns "
+                "need no index"
             )
 
     # ---- blocks
@@ -130,6 +134,8 @@ class DNIS(Pruner):
                 raise ValueError(
                     f"frequencies[{table.field!r}]: must count the {table.rows} rows of the table, got {got}"
                 )
+            if not bool((torch.isfinite(found) & (found >= 0)).all()):
+                raise ValueError(f"frequencies[{table.field!r}]: must be finite and >= 0; counts of the training data")
             counts.append(found)
         return counts
 
@@ -205,11 +211,8 @@ class DNIS(Pruner):
 
     def logs(self) -> dict[str, float]:
         """Mean alpha, and of the control."""
-        gates = self._block_gates()
-        return {
-            "tamis/alpha": float(torch.cat([gate.alpha.detach().flatten() for gate in gates]).mean()),
-            "tamis/alpha_control": float(torch.cat([gate.control.flatten() for gate in gates]).mean()),
-        }
+        alpha, control = (float(torch.cat([values.flatten() for values in found]).mean()) for found in self._factors())
+        return {"tamis/alpha": alpha, "tamis/alpha_control": control}
 
     # ---- the cut
 
@@ -226,6 +229,14 @@ class DNIS(Pruner):
         for gate, keep in zip(self._block_gates(), self._keep(), strict=True):
             gate.kept.copy_(keep)
         self._decided = True
+        empty = [t.field for t, gate in zip(self.tables, self._block_gates(), strict=True) if not gate.kept.any()]
+        if empty:
+            warnings.warn(
+                f"DNIS: {self.budget} leaves nothing of the tables {', '.join(empty)}: every row of them reads as zero "
+                "from now on; give a larger budget, or leave them out with tables=",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _keep(self) -> list[Tensor]:
         """What the budget holds of each merged table [n, K]: bool [L, K], or [n, K] if not ``structured``."""
@@ -271,7 +282,8 @@ class DNIS(Pruner):
             raise NotPolarisedError(
                 f"DNIS.prune(): alpha never moved (step {self.steps_taken} of total_steps={self._total_steps}, warm-up "
                 f"{self.config.warm_up:g}), so nothing was cut; call pruner.step(validation_loss=...) after each "
-                "optimizer step to the end of the training, or cut by magnitude all the same: prune(force=True)"
+                "optimizer step to the end of the training, correct total_steps if the training has fewer steps, or "
+                "cut by magnitude all the same: prune(force=True)"
             )
 
     def select(self) -> Mapping[str, Selection]:
@@ -315,9 +327,15 @@ class DNIS(Pruner):
         for table, gate in zip(self.tables, self._block_gates(), strict=True):
             pairs = zip(gate.alpha.detach().mean(1).tolist(), gate.control.mean(1).tolist(), strict=True)
             lines.append(f"  {table.field}: " + ", ".join(f"{alpha:.2f} ({noise:.2f})" for alpha, noise in pairs))
+        spread, noise = (float(torch.cat([values.flatten() for values in found]).std()) for found in self._factors())
+        lines.append(f"spread of alpha over blocks and columns: {spread:.3f}; under random signs: {noise:.3f}")
         if self.config.axes:
             lines.append(f"axes: {_AXES[self._turned]}")
         return tuple(lines)
+
+    def _factors(self) -> tuple[list[Tensor], list[Tensor]]:
+        gates = self._block_gates()
+        return [gate.alpha.detach() for gate in gates], [gate.control for gate in gates]
 
     # ---- state
 

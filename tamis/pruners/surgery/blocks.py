@@ -71,6 +71,14 @@ class _Blocks(_Wide):
     parts: nn.ParameterList
     place: Tensor
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "weight":
+            raise AttributeError(
+                f"{type(self).__name__} has no 'weight': its rows stand in {len(self.parts)} parts of different widths "
+                "(.parts); call the module to look rows up at full width"
+            )
+        return super().__getattr__(name)
+
     def set_columns(self, columns: Sequence[Tensor]) -> None:
         """Say which columns each part keeps, [k] int64 each."""
         for number, kept in enumerate(columns):

@@ -60,6 +60,11 @@ def group_tables(
     owners: dict[int, str] = {}
     for path, selection in selections.items():
         _check_table(path, embeddings)
+        if selection.mask is None and not selection.parts:
+            raise ValueError(
+                f"kept[{path!r}]=Selection(): names nothing that remains; to remove the whole table say so with "
+                "Selection.columns(torch.zeros(0, dtype=torch.int64))"
+            )
         weight = embeddings[path].weight
         _check_fit(f"kept[{path!r}]", selection, weight)
         owner = owners.setdefault(id(weight), path)

@@ -31,6 +31,7 @@ from tamis.core.errors import NoEffectWarning
 from tamis.core.types import Batch, OptimizerLike
 from tamis.pruners.selection import Selection, as_selection
 from tamis.pruners.surgery.checks import check_model, check_optimizers, group_tables
+from tamis.pruners.surgery.held import held_in_lists, warn_of_old
 from tamis.pruners.surgery.narrow import embedding_modules
 from tamis.pruners.surgery.perform import finish, narrow_tables
 from tamis.pruners.surgery.plan import PruningPlan, TableCut, selection_fields
@@ -79,7 +80,8 @@ def cut(
 
     Warns:
         NoEffectWarning: every value of every table was kept.
-        UserWarning: ``example_inputs`` do not run, or contradict ``consumers``; those tables got ``scatter``.
+        UserWarning: ``example_inputs`` do not run, or contradict ``consumers``; those tables got ``scatter``. Or a list
+            of the model's own still holds parameters that were replaced.
     """
     return prepare_cut(model, kept, consumers=consumers, optimizer=optimizer, project=project).run(example_inputs)
 
@@ -108,6 +110,7 @@ class Cut:
         """Cut the model; see `cut`."""
         model, tables = self.model, self.tables
         narrow = {path: self.groups[path] for path, table in tables.items() if table.form != "whole"}
+        held = held_in_lists(model)
         config: Any = getattr(model, "config", None) if hasattr(model, "save_pretrained") else None
         narrow_tables(model, narrow, self.selections, self.optimizers)
         if not narrow:
@@ -120,6 +123,7 @@ class Cut:
         left = {name: left_columns(source, kept, chosen) for name, source in sources.items()}
         columns = {name: index for name, index in left.items() if len(index) < len(sources[name])}
         finish(model, narrow, {path: tables[path].form for path in narrow}, columns, self.optimizers)
+        warn_of_old(model, held)
         widths = {name: len(sources[name]) for name in columns}
         fields: Any = selection_fields(self.selections, tables)
         plan = PruningPlan(tables=tables, consumers=widths, columns=columns, **fields)
@@ -141,7 +145,18 @@ def prepare_cut(
     optimizer: OptimizerLike | None = None,
     project: bool = False,
 ) -> Cut:
-    """Check everything that could go wrong in `cut`, whose arguments and errors these are; nothing is changed."""
+    """Check everything that could go wrong in `cut`; nothing is changed.
+
+    Args:
+        model: as for `cut`, and so are the others.
+        kept: table -> what remains.
+        consumers: linear layer -> what it reads.
+        optimizer: whose state goes with the parameters.
+        project: cut layers behind the tables by projection.
+
+    Raises:
+        TypeError, ValueError: as `cut`.
+    """
     optimizers = unwrap_optimizers(optimizer)
     check_model(model)
     selections = {path: as_selection(f"kept[{path!r}]", what) for path, what in kept.items()}

@@ -59,7 +59,8 @@ def from_bytes(buffer: Tensor, newest: int, hints: Mapping[str, Any]) -> dict[st
     document = json.loads(buffer.cpu().numpy().tobytes())
     if document["schema"] not in range(1, newest + 1):
         raise ValueError(f"schema={document['schema']}: this release of tamis reads 1 to {newest}")
-    fields: dict[str, Any] = convert_fields(document["spec"], dict(hints), "spec", loading=True)
+    spec = document["spec"] if document["schema"] > 2 else {**document["spec"], "stored": {}}
+    fields: dict[str, Any] = convert_fields(spec, dict(hints), "spec", loading=True)
     for name in _LISTED:
         fields[name] = {path: torch.tensor(index, dtype=torch.int64) for path, index in document[name].items()}
     if document["schema"] > 1:
@@ -70,23 +71,27 @@ def from_bytes(buffer: Tensor, newest: int, hints: Mapping[str, Any]) -> dict[st
 
 def _pack(tensor: Tensor) -> dict[str, Any]:
     array = tensor.cpu().contiguous().numpy()
-    raw = np.packbits(array).tobytes() if tensor.dtype == torch.bool else array.astype("<i2").tobytes()
+    wide = tensor.dtype == torch.int32  # more than 32,768 parts
+    kind = "<i4" if wide else "<i2"
+    raw = np.packbits(array).tobytes() if tensor.dtype == torch.bool else array.astype(kind).tobytes()
     return {
         "shape": list(tensor.shape),
         "bits": tensor.dtype == torch.bool,
         "zlib": base64.b64encode(zlib.compress(raw)).decode(),
+        **({"wide": True} if wide else {}),
     }
 
 
 def _unpack(packed: Mapping[str, Any]) -> Tensor:
     shape = [int(size) for size in packed["shape"]]
     count = int(np.prod(shape, dtype=np.int64))
-    size = -(-count // 8) if packed["bits"] else 2 * count
+    kind = np.dtype("<i4" if packed.get("wide") else "<i2")
+    size = -(-count // 8) if packed["bits"] else kind.itemsize * count
     raw = zlib.decompressobj().decompress(base64.b64decode(packed["zlib"], validate=True), size + 1)
     if len(raw) != size:
         raise ValueError(f"a tensor of shape {shape} must have {size} bytes, got {len(raw)}")
     if packed["bits"]:
         flat = np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=count).astype(bool)
     else:
-        flat = np.frombuffer(raw, dtype="<i2").astype(np.int16)
+        flat = np.frombuffer(raw, dtype=kind).astype(kind.newbyteorder("="))
     return torch.from_numpy(flat).reshape(shape)

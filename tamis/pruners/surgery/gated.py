@@ -1,4 +1,4 @@
-"""The cut of a gated model: gates off and folded into their tables, then `cut`, then what it changed."""
+"""The cut of a gated model: gates off and folded into their tables, then `cut`, then quantised; what that changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from tamis.pruners.selection import Selection
 from tamis.pruners.surgery.cut import prepare_cut
 from tamis.pruners.surgery.narrow import untie
 from tamis.pruners.surgery.plan import PruningPlan
+from tamis.pruners.surgery.quantize import quantize_embeddings
 from tamis.pruners.surgery.report import PruningReport
+from tamis.pruners.surgery.store import check_numbers
 from tamis.pruners.surgery.trace import run_model
 from tamis.pruners.surgery.transplant import narrow_parameter, unwrap_optimizers
 from tamis.pruners.tables import Table
@@ -30,6 +32,7 @@ def cut_gated(
     example_inputs: Batch | None,
     optimizer: OptimizerLike | None,
     notes: tuple[str, ...] = (),
+    quantize: str | None = None,
     **options: Any,
 ) -> tuple[PruningPlan, PruningReport]:
     """Take the gates off, fold them into their tables, and cut.
@@ -41,16 +44,19 @@ def cut_gated(
         example_inputs: for `cut`, and to compare the outputs with the gated model's.
         optimizer: for `cut`.
         notes: lines that the report ends with.
+        quantize: store what is left as this type; None: as it was.
         options: for `cut`: ``consumers``, ``project``.
 
     Raises:
         FloatingPointError: a table holds NaN or infinity; nothing is changed.
-        TypeError, ValueError: as `cut`; nothing is changed.
+        TypeError, ValueError: as `cut`, or numbers too large for ``quantize``; nothing is changed.
     """
     refuse_not_finite(tables)
     unknown = selections.keys() - {table.field for table in tables}
     if unknown:
         raise ValueError(f"select(): names {sorted(unknown)}, which are not among the pruner's tables")
+    for table in tables if quantize is not None else ():
+        check_numbers(table.field, table.weight, str(quantize))
     before = None if example_inputs is None else run_model(model, example_inputs)
     gates, lookups = _take_off(tables)
     kept = {table.paths[0]: selections.get(table.field, _whole(table)) for table in tables}
@@ -66,11 +72,21 @@ def cut_gated(
             gate.fold(table.weight.data)
         removed = max(removed, kept[table.paths[0]].largest_removed(table.weight))
     plan = prepared.run(example_inputs)
-    change = None
+    change = rounding = None
     if before is not None and example_inputs is not None:
-        pairs = zip(before, run_model(model, example_inputs), strict=True)
-        change = max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0)
-    return plan, PruningReport(plan, {table.field: table.paths[0] for table in tables}, removed, change, notes)
+        after = run_model(model, example_inputs)
+        change = _largest_change(before, after)
+    if quantize is not None:
+        plan = quantize_embeddings(model, quantize, tables=list(plan.tables))
+        if change is not None and example_inputs is not None:
+            rounding = _largest_change(after, run_model(model, example_inputs))
+    fields = {table.field: table.paths[0] for table in tables}
+    return plan, PruningReport(plan, fields, removed, change, notes, rounding)
+
+
+def _largest_change(before: list[Tensor], after: list[Tensor]) -> float:
+    pairs = zip(before, after, strict=True)
+    return max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0)
 
 
 def refuse_not_finite(tables: Sequence[Table]) -> list[Tensor]:

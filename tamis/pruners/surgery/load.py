@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tamis.core.errors import PolicyError
+from tamis.core.extras import needs
 from tamis.core.types import PathOrStr
+from tamis.pruners.surgery.packing import check_stored
 from tamis.pruners.surgery.plan import BUFFER, PruningPlan
+from tamis.pruners.surgery.quantize import quantize_embeddings
 
 __all__ = ["load_pruned"]
 
@@ -25,48 +29,73 @@ _NEVER = (
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def load_pruned(model: nn.Module | type, path: PathOrStr) -> Any:
+def load_pruned(model: nn.Module | type, path: PathOrStr, *, quantize: str | None = None) -> Any:
     """A model that `cut` made smaller, from where ``trainer.save_model``, ``save_pretrained`` or `save_file` put it.
+
+    A model that was saved quantised (`quantize_embeddings`) comes back quantised, never cut or not.
 
     Args:
         model: an UNPRUNED instance of the architecture (its weights are overwritten; it is changed in place), or a
             `transformers` class (``BertForSequenceClassification``, ``AutoModel``), which is built from the saved
             config and returned in evaluation mode.
         path: a folder with ``model.safetensors`` (or shards with their index), or one such file.
+        quantize: store the tables of the model, which was saved in float, as ``int8``, ``int4`` or ``int2``.
 
     Returns:
         The cut model; every weight is the saved one, bit for bit, if the dtypes are the same.
 
     Raises:
-        TypeError: ``model`` is neither.
+        TypeError: ``model`` is neither, or ``path`` is no path.
+        ValueError: ``quantize`` is none of the types, or the model was saved quantised.
         PolicyError: no weights or no plan there, a plan of another model (with both shapes), or weights that do not
             match the model exactly.
     """
     _check_model(model)
-    folder = Path(path)
+    if quantize is not None:
+        check_stored("quantize", quantize)
+    folder = _as_path(path)
     files = _weight_files(folder)
     network = _build(model, folder) if isinstance(model, type) else model
-    found = False
+    found = []
     for name, buffer in _read(files, only=BUFFER):
         prefix = name.removesuffix(BUFFER).rstrip(".")
         try:
             part = network.get_submodule(prefix)
         except AttributeError as error:
             raise PolicyError(f"{folder}: holds a plan for {prefix!r}, which the model does not have") from error
-        PruningPlan.read_from(buffer).apply(part)
-        found = True
+        plan = PruningPlan.read_from(buffer)
+        if quantize is not None and plan.stored:
+            kinds = ", ".join(sorted(set(plan.stored.values())))
+            raise ValueError(f"quantize={quantize!r}: the model was saved as {kinds} already; leave quantize out")
+        plan.apply(part)
+        found.append(part)
     if not found:
         if gated := [name.rpartition(".")[0] for name, _ in _read(files, only="counts")]:
             raise PolicyError(
                 f"{folder}: the weights were saved before the cut, with the table {gated[0]!r} still gated; build the "
-                "model and its DimReg as for the training, load the weights and the pruner's state, prune(), and save"
+                "model and its pruner as for the training, load the weights and the pruner's state, prune(), and save"
             )
+        then = "" if quantize is None else f", then quantize_embeddings(model, {quantize!r})"
         raise PolicyError(
             f"{folder}: the weights hold no pruning plan ({BUFFER}); was this model cut with tamis? An unpruned one "
-            "is loaded as usual"
+            f"is loaded as usual{then}"
         )
     _fill(network, files)
+    if quantize is not None:
+        for part in found:
+            quantize_embeddings(part, quantize)
     return network
+
+
+def _as_path(path: object) -> Path:
+    if isinstance(path, Mapping):
+        raise TypeError(
+            f"path={type(path).__name__} of {len(path)} entries: must be a path, not a state dict; save it first, "
+            "safetensors.torch.save_file(state_dict, path)"
+        )
+    if not isinstance(path, (str, PathLike)):
+        raise TypeError(f"path={type(path).__name__}: must be a path, of a folder or a safetensors file")
+    return Path(path)
 
 
 def _check_model(model: nn.Module | type) -> None:
@@ -84,7 +113,8 @@ def _check_model(model: nn.Module | type) -> None:
 
 
 def _build(cls: type, folder: Path) -> nn.Module:
-    from transformers import AutoConfig
+    with needs("hf", "load_pruned of a transformers model"):
+        from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder)
     built = cls.from_config(config) if hasattr(cls, "from_config") else cls(config)

@@ -19,11 +19,15 @@ from tamis.core.errors import PolicyError
 from tamis.core.types import Figure
 from tamis.policy.base import Policy, register_policy
 from tamis.pruners.gates import GatedEmbedding, GatedEmbeddingBag
-from tamis.pruners.selection import Part, Selection, check_index, union_of_columns
+from tamis.pruners.selection import Part, Selection, check_index, rows_by_number, union_of_columns
 from tamis.pruners.surgery import embedded
 from tamis.pruners.surgery.blocks import index_bytes
 from tamis.pruners.surgery.narrow import embedding_modules
+from tamis.pruners.surgery.packing import check_stored
 from tamis.pruners.surgery.perform import finish, narrow_tables
+from tamis.pruners.surgery.quantized import Quantized
+from tamis.pruners.surgery.store import store_tables, stored_bytes
+from tamis.pruners.surgery.torchrec import as_objects, table_configs
 
 __all__ = ["BUFFER", "FORMS", "PruningPlan", "TableCut", "selection_fields"]
 
@@ -63,12 +67,14 @@ class PruningPlan(Policy):
         kept: module path -> [k] int64, sorted: the columns of which anything is left.
         consumers: path of a linear layer that lost inputs -> its ``in_features`` before.
         columns: path of such a layer -> [k] int64, sorted: the inputs that are left.
-        parts: path of a table of form ``blocks`` -> [n] int16: the part of each row, -1 for none.
+        parts: path of a table of form ``blocks`` -> [n] int16, or int32 beyond 32,768 parts: the part of
+            each row, -1 for none.
         part_columns: path of such a table -> bool [P, d]: the columns that each part keeps.
         masks: path of a table of form ``values`` -> bool [n, d]: the values that are left.
+        stored: path of a quantised table -> ``int8``, ``int4`` or ``int2``; the others keep their float type.
     """
 
-    schema: ClassVar[int] = 2  # 1 knew columns only
+    schema: ClassVar[int] = 3  # 1 knew columns only, 2 no quantised tables
 
     tables: dict[str, TableCut]
     kept: dict[str, Tensor]
@@ -77,6 +83,7 @@ class PruningPlan(Policy):
     parts: dict[str, Tensor] = field(default_factory=dict)
     part_columns: dict[str, Tensor] = field(default_factory=dict)
     masks: dict[str, Tensor] = field(default_factory=dict)
+    stored: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, sizes, indices in (
@@ -98,6 +105,9 @@ class PruningPlan(Policy):
                 raise ValueError(
                     f"{name}: must have an entry for each table of form {form!r}, {sorted(wanted)}, got {found}"
                 )
+        for path, stored in self.stored.items():
+            check_stored(f"stored[{path!r}]", stored)
+            check_choice("stored", path, tuple(self.tables))
         for path in (*self.parts, *self.masks):
             table = self.tables[path]
             if path in self.parts:
@@ -108,16 +118,16 @@ class PruningPlan(Policy):
     def migrate(
         cls, spec: dict[str, Any], tensors: dict[str, Tensor], schema: int
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Schema 1 had the same fields, but for those of blocks and values.
+        """Schema 1 had no blocks and values, schemas 1 and 2 no quantised tables.
 
         Args:
             spec: the JSON values.
             tensors: by field and path.
             schema: of the file.
         """
-        if schema != 1:
+        if schema not in (1, 2):
             return super().migrate(spec, tensors, schema)
-        return spec, tensors
+        return {**spec, "stored": {}}, tensors
 
     def selection(self, path: str) -> Selection:
         """What remains of the table at ``path``."""
@@ -125,10 +135,9 @@ class PruningPlan(Policy):
             return Selection(mask=self.masks[path])
         if path in self.parts:
             part, columns = self.parts[path], self.part_columns[path]
+            groups = rows_by_number(part, len(columns))
             return Selection(
-                parts=tuple(
-                    Part((part == number).nonzero()[:, 0], kept.nonzero()[:, 0]) for number, kept in enumerate(columns)
-                )
+                parts=tuple(Part(rows, kept.nonzero()[:, 0]) for rows, kept in zip(groups, columns, strict=True))
             )
         return Selection.columns(self.kept[path])
 
@@ -139,11 +148,30 @@ class PruningPlan(Policy):
         table = self.tables[path]
         return table.rows * table.dim * table.itemsize
 
-    def bytes_after(self, path: str) -> int:
-        """Bytes of a table after the cut, with its projection matrix or the index of its blocks or values."""
+    def bytes_pruned(self, path: str) -> int:
+        """Bytes of a table after the cut and before it was quantised, with what `bytes_after` counts."""
         table, selection = self.tables[path], self.selection(path)
-        extra = table.dim * len(self.kept[path]) * table.itemsize if table.form == "project" else 0
-        return selection.values(table.rows) * table.itemsize + index_bytes(selection, table.rows, table.dim) + extra
+        return selection.values(table.rows) * table.itemsize + self._extra_bytes(path)
+
+    def bytes_after(self, path: str) -> int:
+        """Bytes of a table as it is stored, with its projection matrix or the index of its blocks or values.
+
+        The scales and biases of a quantised table are counted. The plan itself is not: `plan_bytes`.
+        """
+        if path not in self.stored:
+            return self.bytes_pruned(path)
+        return stored_bytes(self.selection(path), self.tables[path].rows, self.stored[path]) + self._extra_bytes(path)
+
+    def _extra_bytes(self, path: str) -> int:
+        """Bytes of what a cut table has beside its numbers."""
+        table = self.tables[path]
+        matrix = table.dim * len(self.kept[path]) * table.itemsize if table.form == "project" else 0
+        return index_bytes(self.selection(path), table.rows, table.dim) + matrix
+
+    @property
+    def plan_bytes(self) -> int:
+        """Bytes that the plan takes in the model's weights (the buffer ``tamis_plan``); in no other figure."""
+        return len(self._raw())
 
     @property
     def keep_share(self) -> float:
@@ -153,21 +181,24 @@ class PruningPlan(Policy):
 
     @property
     def byte_share(self) -> float:
-        """Share of the tables' bytes that are left, index included."""
+        """Share of the tables' bytes that are left, as they are stored; what `bytes_after` counts."""
         return sum(map(self.bytes_after, self.tables)) / sum(map(self.bytes_before, self.tables))
 
     def summary(self) -> str:
         """A table: field, kept dimensions, form, bytes before and after."""
         width = max(len(path) for path in (*self.tables, "total"))
-        lines = [f"{'table':{width}}  {'kept':>11}  {'form':8}  {'bytes before':>14}  {'bytes after':>14}"]
+        head = f"{'table':{width}}  {'kept':>11}  {'form':8}  {'bytes before':>14}  {'bytes after':>14}"
+        lines = [head + ("  stored" if self.stored else "")]
         before = after = 0
         for path, table in self.tables.items():
             old, new = self.bytes_before(path), self.bytes_after(path)
-            lines.append(f"{path:{width}}  {self.kept_words(path):>11}  {table.form:8}  {old:14,}  {new:14,}")
+            stored = f"  {self.stored.get(path, 'float')}" if self.stored else ""
+            lines.append(f"{path:{width}}  {self.kept_words(path):>11}  {table.form:8}  {old:14,}  {new:14,}{stored}")
             before, after = before + old, after + new
         lines.append(f"{'total':{width}}  {self.keep_share:>10.1%}   {'':8} {before:14,}  {after:14,}")
         for path, inputs in self.consumers.items():
             lines.append(f"{path}: {len(self.columns[path])} of {inputs} inputs left")
+        lines.append(f"not counted: the plan inside the model, {self.plan_bytes:,} bytes")
         return "\n".join(lines)
 
     def kept_words(self, path: str) -> str:
@@ -175,6 +206,23 @@ class PruningPlan(Policy):
         table = self.tables[path]
         mean = self.selection(path).values(table.rows) / table.rows
         return f"{mean:g}/{table.dim}" if mean == int(mean) else f"{mean:.1f}/{table.dim}"
+
+    def to_torchrec(self, *, objects: bool = False) -> dict[str, Any]:
+        """The tables that are left as TorchRec describes them, by module path.
+
+        The keys are the arguments of ``torchrec.EmbeddingBagConfig``; ``embedding_dim`` is the number of columns that
+        are left, ``data_type`` one of FP32, FP16, INT8, INT4, INT2, and names have ``_`` for a dot. A table without
+        columns is left out. fbgemm's kernels want widths that are multiples of 4.
+
+        Args:
+            objects: make the config objects themselves.
+
+        Raises:
+            PolicyError: a table keeps blocks or single values, or has 8-byte numbers.
+            ImportError: ``objects``, and torchrec does not load.
+        """
+        configs = table_configs(self)
+        return as_objects(configs) if objects else configs
 
     def draw(self, figure: Figure) -> None:
         """Bars: kept dimensions per table (the mean over its rows), before it the full width in grey."""
@@ -228,6 +276,13 @@ class PruningPlan(Policy):
                         f"PruningPlan: the model's table {alias!r} is still gated by a pruner; take a fresh, unpruned "
                         "model without one (a gated model is cut by its own pruner.prune())"
                     )
+                if isinstance(found[alias], Quantized):
+                    raise PolicyError(
+                        f"PruningPlan: the model's table {alias!r} is stored as {found[alias].stored}; take a fresh, "
+                        "unpruned model of float tables"
+                    )
+                if not hasattr(found[alias], "weight"):
+                    raise PolicyError(f"PruningPlan: the model's table {alias!r} is cut already; take a fresh model")
                 _same_shape(alias, list(found[alias].weight.shape), [table.rows, table.dim])
         modules = dict(model.named_modules())
         for path, inputs in self.consumers.items():
@@ -244,21 +299,23 @@ class PruningPlan(Policy):
             PolicyError: the model is not of that shape; nothing is changed.
         """
         self.check(model=model)
-        groups: dict[str, list[Any]] = {
-            path: [model.get_submodule(name) for name in (path, *table.tied)]
-            for path, table in self.tables.items()
-            if table.form != "whole"
+        every: dict[str, list[Any]] = {
+            path: [model.get_submodule(name) for name in (path, *table.tied)] for path, table in self.tables.items()
         }
+        groups = {path: modules for path, modules in every.items() if self.tables[path].form != "whole"}
         narrow_tables(model, groups, {path: self.selection(path) for path in groups})
         finish(model, groups, {path: self.tables[path].form for path in groups}, self.columns)
+        store_tables(model, every, self.stored)
         self.write_into(model)
 
     def write_into(self, model: nn.Module) -> None:
         """Put the plan into ``model`` as a buffer of bytes, which is saved with its weights."""
-        spec = {name: getattr(self, name) for name in self._spec_hints()}
-        raw = embedded.to_bytes(self.schema, spec, self._spec_hints(), self._indices())
         device = next((p.device for p in model.parameters()), None)
-        model.register_buffer(BUFFER, raw.to(device))
+        model.register_buffer(BUFFER, self._raw().to(device))
+
+    def _raw(self) -> Tensor:
+        spec = {name: getattr(self, name) for name in self._spec_hints()}
+        return embedded.to_bytes(self.schema, spec, self._spec_hints(), self._indices())
 
     def _indices(self) -> dict[str, Mapping[str, Tensor]]:
         return {name: getattr(self, name) for name in ("kept", "columns", "parts", "part_columns", "masks")}
@@ -295,7 +352,8 @@ def selection_fields(
         if table.form == "values" and selection.mask is not None:
             fields["masks"][path] = selection.mask.detach().cpu()
         elif table.form == "blocks":
-            part = torch.full((table.rows,), -1, dtype=torch.int16)
+            kind = torch.int16 if len(selection.parts) <= 2**15 else torch.int32
+            part = torch.full((table.rows,), -1, dtype=kind)
             columns = torch.zeros(len(selection.parts), table.dim, dtype=torch.bool)
             for number, (rows, kept) in enumerate(selection.parts):
                 part[slice(None) if rows is None else rows] = number
@@ -311,8 +369,10 @@ def _touched(selection: Selection) -> Tensor:
 
 
 def _check_parts(path: str, part: Tensor, columns: Tensor, table: TableCut) -> None:
-    if part.dtype != torch.int16 or list(part.shape) != [table.rows]:
-        raise ValueError(f"parts[{path!r}]: must be int16 of shape {[table.rows]}, got {part.dtype} {list(part.shape)}")
+    if part.dtype not in (torch.int16, torch.int32) or list(part.shape) != [table.rows]:
+        raise ValueError(
+            f"parts[{path!r}]: must be int16 or int32 of shape {[table.rows]}, got {part.dtype} {list(part.shape)}"
+        )
     if columns.dtype != torch.bool or columns.dim() != 2 or columns.shape[1] != table.dim:
         shape = list(columns.shape)
         raise ValueError(f"part_columns[{path!r}]: must be bool [P, {table.dim}], got {columns.dtype} {shape}")

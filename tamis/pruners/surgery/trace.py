@@ -30,9 +30,11 @@ _RUNS = 4  # markers of 16-bit models repeat within one run; four runs together 
 
 
 def run_model(model: nn.Module, inputs: Any) -> list[Tensor]:
-    """The output tensors for ``inputs`` (a mapping of keywords, a tuple of arguments, or one argument).
+    """The output tensors, in evaluation mode, without a graph; training flags and random state stay as they were.
 
-    In evaluation mode, without a graph; training flags and the global random state are left as they were.
+    Args:
+        model: on any device.
+        inputs: a mapping of keywords, a tuple of arguments, or one argument.
     """
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
     with torch.no_grad(), torch.random.fork_rng(devices=list(devices)), evaluating(model):
@@ -126,7 +128,15 @@ def choose_columns(
 ) -> set[str]:
     """The tables that can be cut by columns: all that the layers read if that changes no output, else one by one.
 
-    The model is left as it was found.
+    Args:
+        model: left as it was found.
+        tables: path -> its modules.
+        sources: linear layer -> (table, dimension) of each of its inputs, where known.
+        kept: path -> columns that remain, [k] int64.
+        inputs: as for `run_model`.
+
+    Returns:
+        paths.
     """
     candidates = [path for path in tables if any(s and s[0] == path for source in sources.values() for s in source)]
     if not candidates:
@@ -150,7 +160,16 @@ def choose_columns(
 
 
 def left_columns(source: list[tuple[str, int] | None], kept: Mapping[str, Tensor], paths: set[str]) -> Tensor:
-    """The input columns of a layer that are still fed when the tables in ``paths`` are narrow; int64, sorted."""
+    """The input columns of a layer that are still fed when some tables are narrow.
+
+    Args:
+        source: (table, dimension) of each input of the layer, None where unknown.
+        kept: path -> columns that remain, [k] int64.
+        paths: the tables that are narrow.
+
+    Returns:
+        [c] int64, sorted.
+    """
     alive = {(path, dim) for path in paths for dim in kept[path].tolist()}
     left = [i for i, origin in enumerate(source) if origin is None or origin[0] not in paths or origin in alive]
     return torch.tensor(left, dtype=torch.int64)

@@ -46,7 +46,12 @@ def unwrap_optimizers(optimizer: OptimizerLike | None) -> list[torch.optim.Optim
 
 
 def narrow_columns(tensor: Tensor, columns: Tensor) -> Tensor:
-    """The columns of ``tensor`` [n, d] as a new contiguous tensor [n, k], without a graph."""
+    """Some columns as a new contiguous tensor [n, k], without a graph.
+
+    Args:
+        tensor: [n, d].
+        columns: [k] int64.
+    """
     return tensor.detach().index_select(1, columns.to(tensor.device))
 
 
@@ -110,7 +115,14 @@ def narrow_parameter(
     *,
     keep_old: bool = False,
 ) -> nn.Parameter:
-    """`replace_parameter` by its ``columns``, [k] int64: a new parameter [n, k]."""
+    """`replace_parameter` by some of its columns: a new parameter [n, k].
+
+    Args:
+        old: [n, d].
+        columns: [k] int64.
+        optimizers: whose state is cut too.
+        keep_old: ``old`` stays in the optimizers besides.
+    """
     takes = takes_of(Selection.columns(columns), *old.shape)
     return replace_parameter(old, takes, optimizers, keep_old=keep_old)[0]
 

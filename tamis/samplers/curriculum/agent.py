@@ -93,7 +93,12 @@ class AgentNetwork(nn.Module):
 
 
 def initialise(module: nn.Module, *key: int) -> None:
-    """Draw every linear layer's weights as torch does by default, from the stream named by ``key``."""
+    """Draw every linear layer's weights as torch does by default, from the stream named by ``key``.
+
+    Args:
+        module: whose linear layers are drawn anew.
+        key: integers that name the random stream.
+    """
     generator = torch_generator(*key)
     with torch.no_grad():
         for layer in module.modules():

@@ -22,7 +22,7 @@ distinct.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -31,12 +31,12 @@ import torch
 from torch import Tensor
 
 from tamis.core.checks import check_int
-from tamis.core.rng import numpy_generator
 from tamis.core.types import Figure
 from tamis.features.table import FeatureTable
 from tamis.policy.base import Policy, PolicyError, fingerprint, register_policy
 from tamis.samplers.base import StatefulSampler
 from tamis.samplers.curriculum.agent import AgentNetwork
+from tamis.samplers.curriculum.order import best_of, permuted
 
 __all__ = ["CurriculumPolicy", "CurriculumSampler", "best_of", "permuted"]
 
@@ -126,11 +126,19 @@ class CurriculumPolicy(Policy):
         return scores
 
     def standardise(self, matrix: Tensor) -> Tensor:
-        """What the agent sees of raw feature rows [n, D]."""
+        """What the agent sees of raw feature rows [n, D].
+
+        Args:
+            matrix: raw feature rows, float [n, D].
+        """
         return ((matrix - self.mean) / self.scale).clamp(-CLIP, CLIP)
 
     def partial_dependence(self, points: int = 21) -> dict[str, tuple[Tensor, Tensor]]:
-        """Column -> (its values at quantiles of the data, mean score with the column held there), each [points]."""
+        """Column -> (its values at quantiles of the data, mean score with the column held there), each [points].
+
+        Args:
+            points: quantiles at which a column is held, >= 2.
+        """
         agent, curves, number = self._agent(), {}, 0
         quantiles = torch.quantile(self.reference, torch.linspace(0, 1, points), 0)
         with torch.no_grad():
@@ -185,7 +193,11 @@ class CurriculumPolicy(Policy):
         )
 
     def draw(self, figure: Figure) -> None:
-        """Partial dependence of the score on the nine features that matter most."""
+        """Partial dependence of the score on the nine features that matter most.
+
+        Args:
+            figure: of matplotlib, empty.
+        """
         curves = self.partial_dependence()
         top = sorted(curves, key=lambda name: -float(curves[name][1].max() - curves[name][1].min()))[:9]
         rows = (len(top) + 2) // 3
@@ -256,6 +268,13 @@ class CurriculumSampler(StatefulSampler):
         self.data_size: int = len(scores)
         super().__init__(len(scores) // self.pool if num_samples is None else num_samples, seed=seed)
 
+    def __repr__(self) -> str:
+        part = f"1/{self.pool}" if len(self) == self.data_size // self.pool else f"{len(self) / self.data_size:.3g}"
+        return (
+            f"CurriculumSampler(pool={self.pool}: an epoch is {len(self)} draws, {part} of the {self.data_size} "
+            f"samples; seed={self.seed}, epoch={self.epoch})"
+        )
+
     @property
     def pools(self) -> int:
         """Pools in one pass over the data."""
@@ -282,6 +301,9 @@ class CurriculumSampler(StatefulSampler):
     def report(self, epochs: int | None = None) -> dict[str, float]:
         """How diverse the first ``epochs`` (default: up to and with the present one) are.
 
+        Args:
+            epochs: how many, >= 1.
+
         Returns:
             ``chosen``, ``distinct`` (counts), ``share`` = distinct / chosen, and ``of_data`` = distinct / n.
         """
@@ -304,6 +326,9 @@ class CurriculumSampler(StatefulSampler):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave.
+
+        Args:
+            state: what `state_dict` gave.
 
         Raises:
             ValueError: the state is of a sampler with other scores or sizes.
@@ -338,47 +363,3 @@ class CurriculumSampler(StatefulSampler):
             chosen = self._choose(earlier, 0, self.pools, taken)
             taken[chosen] = True
         return chosen
-
-
-def best_of(blocks: Iterable[Tensor], pool: int) -> Iterator[int]:
-    """Positions of the best of every ``pool`` consecutive scores of an endless stream; a last, short pool is dropped.
-
-    Args:
-        blocks: scores in stretches of any length, e.g. of a streaming data set.
-        pool: candidates of which one is taken, >= 1.
-    """
-    check_int("pool", pool, low=1)
-    offset, rest = 0, np.empty(0, np.float32)
-    for block in blocks:
-        rest = np.concatenate([rest, block.detach().float().cpu().numpy()])
-        whole = len(rest) // pool
-        best = rest[: whole * pool].reshape(whole, pool).argmax(1) if whole else np.empty(0, np.int64)
-        yield from (offset + np.arange(whole) * pool + best).tolist()
-        offset, rest = offset + whole * pool, rest[whole * pool :]
-
-
-def permuted(positions: np.ndarray, size: int, *key: int) -> np.ndarray:
-    """Where a pseudo-random permutation of [0, size) sends ``positions``: random access, no memory.
-
-    A Feistel network over the next even number of bits; what falls outside goes through it again.
-
-    Args:
-        positions: int64 [K] in [0, size).
-        size: of the permutation, in [1, 2**62).
-        key: integers that name the permutation.
-    """
-    half = max((int(size - 1).bit_length() + 1) // 2, 1)
-    mask = np.uint64((1 << half) - 1)
-    rounds = numpy_generator(*key).integers(0, 2**64, 6, dtype=np.uint64) | np.uint64(1)
-    result = positions.astype(np.uint64)
-    todo = np.arange(len(result))
-    while len(todo):
-        left, right = result[todo] >> np.uint64(half), result[todo] & mask
-        for constant in rounds:
-            mixed = (right + constant) * constant
-            mixed ^= mixed >> np.uint64(29)
-            mixed *= np.uint64(0xBF58476D1CE4E5B9)
-            left, right = right, left ^ ((mixed >> np.uint64(33)) & mask)
-        result[todo] = (left << np.uint64(half)) | right
-        todo = todo[result[todo] >= np.uint64(size)]
-    return result.astype(np.int64)

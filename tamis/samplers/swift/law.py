@@ -21,6 +21,9 @@ With S = 4 and N = 2 these are the paper's 10 parameters.
 most the mass of one bin; cdf tables keep 65,536 quantiles, off by at most 1/65,536. Eq. (3), the Lipschitz bound,
 is not promised: empirical cdf and cgf are step functions.
 
+A further one, ours: ``balance`` multiplies the law by a power of the class' frequency, which no law over loss and
+entropy can express; at 0, its default, the law is the paper's.
+
 **Unstated** in the paper, and chosen here: all gradients zero gives T = cdf (with a warning); a law that is zero on
 all samples, or the same on all, gives uniform probabilities (with `NoEffectWarning`).
 """
@@ -51,14 +54,18 @@ class SwiftLaw:
         knots: e_1..e_{S-1}, increasing, in [0, 1].
         heights: v_0..v_S, in [0, 1].
         transform: T, ``"cgf"`` (Eq. 10) or ``"cdf"`` (the paper's ablation: every sample counts the same).
+        balance: ours, in [0, 1]: the law is multiplied by (frequency of the sample's class) ** -balance; 1 on a flat
+            law draws all classes equally often. Needs a column ``class_frequency``.
     """
 
     coefficients: tuple[float, ...]
     knots: tuple[float, ...]
     heights: tuple[float, ...]
     transform: str = "cgf"
+    balance: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "balance", check_range("balance", self.balance, low=0, high=1))
         check_choice("transform", self.transform, ("cgf", "cdf"))
         for name, low in (("coefficients", -1.0), ("knots", 0.0), ("heights", 0.0)):
             values = tuple(check_range(f"{name}[{i}]", v, low=low, high=1.0) for i, v in enumerate(getattr(self, name)))
@@ -77,7 +84,13 @@ class SwiftLaw:
 
     @classmethod
     def from_vector(cls, vector: tuple[float, ...], *, segments: int = 4, transform: str = "cgf") -> SwiftLaw:
-        """The inverse of `to_vector`; knots are sorted."""
+        """The inverse of `to_vector`; knots are sorted.
+
+        Args:
+            vector: the numbers that `to_vector` gives.
+            segments: S, >= 1.
+            transform: as `SwiftLaw`.
+        """
         knots, heights, coefficients = np.split(np.asarray(vector, float), [segments - 1, 2 * segments])
         return cls(tuple(coefficients), tuple(np.sort(knots)), tuple(heights), transform)
 
@@ -95,7 +108,11 @@ class Steps:
     values: np.ndarray
 
     def positions(self, u: np.ndarray) -> np.ndarray:
-        """Where in ``values`` each of ``u`` lies, by binary search."""
+        """Where in ``values`` each of ``u`` lies, by binary search.
+
+        Args:
+            u: values, [n].
+        """
         found: np.ndarray = np.searchsorted(self.keys, u, side="right")
         return found
 
@@ -118,7 +135,11 @@ class BinnedSteps:
     values: np.ndarray
 
     def positions(self, u: np.ndarray) -> np.ndarray:
-        """Where in ``values`` each of ``u`` lies, by arithmetic."""
+        """Where in ``values`` each of ``u`` lies, by arithmetic.
+
+        Args:
+            u: values, [n].
+        """
         return _bin(u, self.low, self.high) + 1
 
     def __call__(self, u: np.ndarray) -> np.ndarray:
@@ -170,7 +191,12 @@ def bins(chunks: Iterator[tuple[np.ndarray, np.ndarray | None]], low: float, hig
 
 
 def aggregate(cdfs: list[np.ndarray], coefficients: tuple[float, ...]) -> np.ndarray:
-    """G = sum of c_i f_i, Eq. (6): float64 [n]."""
+    """G = sum of c_i f_i, Eq. (6): float64 [n].
+
+    Args:
+        cdfs: f_i, each [n] in [0, 1].
+        coefficients: c, one for each of them.
+    """
     total: np.ndarray = np.multiply(cdfs[0], coefficients[0], dtype=np.float64)
     for f, c in zip(cdfs[1:], coefficients[1:], strict=True):
         total += np.multiply(f, c, dtype=np.float64)
@@ -181,6 +207,11 @@ def piecewise_linear(t: np.ndarray, knots: tuple[float, ...], heights: tuple[flo
     """H: linear through (0, v_0), (e_1, v_1), ..., (1, v_S), for t in [0, 1].
 
     Where knots coincide H jumps and takes the right one's height there (at t = 1 it is v_S).
+
+    Args:
+        t: in [0, 1], [n].
+        knots: e_1..e_{S-1}, increasing in [0, 1].
+        heights: v_0..v_S.
     """
     e, v = np.array([0.0, *knots, 1.0]), np.array(heights)
     segment = np.clip(np.searchsorted(e, t, side="right") - 1, 0, len(e) - 2)
@@ -212,12 +243,22 @@ def fit_transform(cdfs: list[np.ndarray], gradient: np.ndarray, law: SwiftLaw) -
 
 
 def bounds(law: SwiftLaw) -> tuple[float, float]:
-    """The range of G over all f in [0, 1]."""
+    """The range of G over all f in [0, 1].
+
+    Args:
+        law: with one coefficient a feature.
+    """
     return sum(min(c, 0.0) for c in law.coefficients), sum(max(c, 0.0) for c in law.coefficients)
 
 
 def scores(cdfs: list[np.ndarray], law: SwiftLaw, transform: Steps | BinnedSteps) -> np.ndarray:
-    """The law, tau = H(T(G)), Eq. (5), of each sample: float64 [n] in [0, 1]."""
+    """The law, tau = H(T(G)), Eq. (5), of each sample: float64 [n] in [0, 1].
+
+    Args:
+        cdfs: f_i, each [n] in [0, 1].
+        law: with one coefficient a feature.
+        transform: T of `fit_transform`.
+    """
     table = piecewise_linear(transform.values, law.knots, law.heights)  # H once a step, not once a sample
     tau = np.empty(len(cdfs[0]))
     for part in _parts(len(tau)):
@@ -226,8 +267,50 @@ def scores(cdfs: list[np.ndarray], law: SwiftLaw, transform: Steps | BinnedSteps
     return tau
 
 
+def balanced(tau: np.ndarray, law: SwiftLaw, frequency: np.ndarray | None) -> np.ndarray:
+    """``tau`` times frequency ** -balance, our addition to Eq. (5): float64 [n], >= 0.
+
+    Args:
+        tau: the law, [n].
+        law: gives the exponent.
+        frequency: share of each sample's class in the data, [n] in (0, 1]; None: there is no such column.
+
+    Raises:
+        KeyError: the law balances and there is no frequency.
+        ValueError: a frequency outside of (0, 1].
+    """
+    if not law.balance:
+        return tau
+    if frequency is None:
+        raise KeyError(
+            "features 'class_frequency' is missing, by which the law balances: add it with "
+            "features.with_columns({'class_frequency': class_frequency(labels)})"
+        )
+    check_frequency(frequency)
+    weighed: np.ndarray = tau * frequency.astype(np.float64) ** -law.balance
+    return weighed
+
+
+def check_frequency(frequency: np.ndarray) -> None:
+    """Raise `ValueError`, with the sample, unless all of ``frequency`` [n] lie in (0, 1].
+
+    Args:
+        frequency: share of each sample's class, [n].
+    """
+    bad = np.flatnonzero(~((frequency > 0) & (frequency <= 1)))
+    if len(bad):
+        raise ValueError(
+            f"class_frequency[{bad[0]}]={frequency[bad[0]]}: must lie in (0, 1], the class' share of the data; take it "
+            "with class_frequency(labels)"
+        )
+
+
 def probabilities(tau: np.ndarray) -> np.ndarray:
-    """``tau`` normalised to sum 1; uniform, with `NoEffectWarning`, where all are equal or all are zero."""
+    """``tau`` normalised to sum 1; uniform, with `NoEffectWarning`, where all are equal or all are zero.
+
+    Args:
+        tau: the law of each sample, >= 0, [n].
+    """
     low, high = tau.min(), tau.max()
     if low == high:
         why = "zero" if high == 0 else "equal"
@@ -239,6 +322,25 @@ def probabilities(tau: np.ndarray) -> np.ndarray:
         return np.full(len(tau), 1.0 / len(tau))
     tau /= tau.sum()
     return tau
+
+
+def profile(cdf: np.ndarray, p: np.ndarray, bins: int) -> np.ndarray:
+    """Mean of n p in each stretch of a feature's ranks: float64 [bins], of mean 1.
+
+    Samples that share a value share the stretch of percentiles that they fill; so do few samples, which fill more than
+    one percentile each.
+
+    Args:
+        cdf: of the feature at each sample, [n] in (0, 1].
+        p: the samples' probabilities, [n], of sum 1.
+        bins: equal stretches of the feature's ranks, 100 for percentiles.
+    """
+    places, which = np.unique(cdf, return_inverse=True)
+    drawn = np.cumsum(np.bincount(which, weights=p))
+    ends = np.concatenate([[0.0], places])
+    cumulated = np.interp(np.linspace(0.0, 1.0, bins + 1), ends, np.concatenate([[0.0], drawn / drawn[-1]]))
+    means: np.ndarray = bins * np.diff(cumulated)
+    return means
 
 
 def _parts(n: int) -> Iterator[slice]:

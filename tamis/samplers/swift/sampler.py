@@ -32,10 +32,13 @@ from tamis.samplers.swift.law import (
     BinnedSteps,
     Steps,
     SwiftLaw,
+    balanced,
     bounds,
+    check_frequency,
     cumulative,
     fit_transform,
     probabilities,
+    profile,
     scores,
 )
 from tamis.samplers.weighted.sampler import WeightedSampler
@@ -43,6 +46,8 @@ from tamis.samplers.weighted.sampler import WeightedSampler
 __all__ = ["FeatureTables", "SwiftPolicy", "SwiftSampler"]
 
 _PROFILE = 100  # loss percentiles that the policy remembers the mean probability of
+_DOUBTED = 0.05  # by how much the mean of a profile may differ from 1: release 0.1 left empty percentiles at 0
+_OLD_PROFILE = "release 0.1 took them wrongly for so few or tied samples; SwiftPolicy.fit(policy.law, features)"
 
 
 @register_policy("swift")
@@ -58,7 +63,7 @@ class SwiftPolicy(Policy):
         transform: ``"cgf"`` or ``"cdf"``.
         tables: float64; ``NAME.keys`` [K] and ``NAME.values`` [K + 1], the cdf of each feature;
             ``transform.values`` and, if T is not binned, ``transform.keys``; ``profile`` [100], the mean of
-            n p in each percentile of the first feature.
+            n p in each percentile of the first feature; ``balance`` [1] if the law balances classes.
     """
 
     names: tuple[str, ...]
@@ -74,8 +79,10 @@ class SwiftPolicy(Policy):
             raise ValueError(f"names={self.names}: must be as many as coefficients ({len(self.coefficients)})")
         wanted = {f"{name}.{part}" for name in self.names for part in ("keys", "values")}
         wanted |= {"transform.values", "profile"}
-        if self.tables.keys() - {"transform.keys"} != wanted:
-            raise ValueError(f"tables={sorted(self.tables)}: must be {sorted(wanted)} and at most transform.keys")
+        if self.tables.keys() - {"transform.keys", "balance"} != wanted:
+            raise ValueError(
+                f"tables={sorted(self.tables)}: must be {sorted(wanted)} and at most transform.keys and balance"
+            )
         for name, table in self.tables.items():
             if table.dtype != torch.float64 or table.ndim != 1 or not bool(torch.isfinite(table).all()):
                 raise ValueError(f"tables[{name!r}]: must be finite float64 [K]")
@@ -100,13 +107,17 @@ class SwiftPolicy(Policy):
     @property
     def law(self) -> SwiftLaw:
         """The paper's parameters; ``law.to_vector()`` gives the 10 numbers."""
-        return SwiftLaw(self.coefficients, self.knots, self.heights, self.transform)
+        balance = float(self.tables["balance"][0]) if "balance" in self.tables else 0.0
+        return SwiftLaw(self.coefficients, self.knots, self.heights, self.transform, balance)
 
     def score(self, columns: Mapping[str, Tensor]) -> Tensor:
         """The law tau in [0, 1] of any samples, Eq. (5), not normalised: float64 [n].
 
+        Above 1 where the law balances classes.
+
         Args:
-            columns: the features by name, e.g. `feature_columns` of a batch of fresh crops.
+            columns: the features by name, e.g. `feature_columns` of a batch of fresh crops; with ``class_frequency`` if
+                the law balances classes.
 
         Raises:
             KeyError: a feature is missing.
@@ -122,12 +133,19 @@ class SwiftPolicy(Policy):
         transform = self._transform()
         kind = np.float64 if isinstance(transform, Steps) else np.float32  # as FeatureTables
         cdfs = [self._steps(name)(column).astype(kind) for name, column in zip(self.names, values, strict=True)]
-        return torch.from_numpy(scores(cdfs, self.law, transform))
+        frequency = columns.get("class_frequency")
+        tau = scores(cdfs, self.law, transform)
+        return torch.from_numpy(
+            balanced(tau, self.law, None if frequency is None else frequency.detach().cpu().numpy())
+        )
 
     def weights(self, features: FeatureTable) -> Tensor:
         """The sampling probability of each sample: float64 [n], sum 1.
 
         Uniform, with `NoEffectWarning`, where the law makes no difference between the samples or is 0 on all.
+
+        Args:
+            features: of the samples, with the columns that are needed.
 
         Raises:
             TypeError: ``features`` are not a `FeatureTable`.
@@ -139,25 +157,34 @@ class SwiftPolicy(Policy):
 
     def digest(self) -> str:
         """sha256 over law and tables."""
-        return fingerprint(list(self.names), self.transform, list(self.law.to_vector()), self.tables)
+        return fingerprint(list(self.names), self.transform, list(self.law.to_vector()), self.tables)  # and balance
 
     def summary(self) -> str:
         """The policy in words."""
-        profile = self.tables["profile"].numpy()
-        fifths = " / ".join(f"{mean:.2f}" for mean in profile.reshape(5, -1).mean(1))
+        means = self.tables["profile"].numpy()
+        fifths = " / ".join(f"{mean:.2f}" for mean in means.reshape(5, -1).mean(1))
+        if abs(float(means.mean()) - 1) > _DOUBTED:
+            fifths = f"not known ({_OLD_PROFILE})"
         mixture = " ".join(f"{c:+.2f} {name}" for c, name in zip(self.coefficients, self.names, strict=True))
         points = zip((0.0, *self.knots, 1.0), self.heights, strict=True)
         uniform = len(set(self.heights)) == 1
         what = "every sample is drawn equally often" if uniform else "each sample is drawn with a probability that"
+        balance = self.law.balance
+        on = ", ".join((*(self.names if not uniform else ()), *(("class_frequency",) if balance else ())))
+        what = "each sample is drawn with a probability that" if on else what
         lines = [
-            f"Swift Sampler: {what}" + ("" if uniform else " depends on " + ", ".join(self.names)),
+            f"Swift Sampler: {what}" + (f" depends on {on}" if on else ""),
             f"  ranked by (percentiles) {mixture}, then through {self.transform}",
             "  height at each knot: " + ", ".join(f"{v:.2f} at {e:.2f}" for e, v in points),
+            *([f"  times (frequency of the sample's class) ** -{balance:.2f}"] if balance else []),
             f"  draws per sample, from the lowest to the highest fifth of {self.names[0]}: {fifths} (uniform: 1)",
         ]
         if self.search is not None:
             budget = ", ".join(f"{value} {name}" for name, value in sorted(self.search.budget.items()))
             lines.append(f"  found by a search of {budget} (seed {self.search.seed}), score {self.search.score:.4f}")
+            noise = self.search.config.get("score_noise")
+            if noise is not None:
+                lines[-1] += f" (another run of the law moves it by {noise:.2g})"
             if "uniform_score" in self.search.config:
                 score = self.search.config["uniform_score"]
                 known = "gave no finite score" if score is None else f"scored {score:.4f}"
@@ -165,7 +192,11 @@ class SwiftPolicy(Policy):
         return "\n".join(lines)
 
     def draw(self, figure: Figure) -> None:
-        """The paper's figures: tau over the (loss, entropy) percentiles, and n p over the loss percentile."""
+        """The paper's figures: tau over the (loss, entropy) percentiles, and n p over the loss percentile.
+
+        Args:
+            figure: of matplotlib, empty.
+        """
         left, right = figure.subplots(1, 2)
         grid = (np.arange(_PROFILE) + 0.5) / _PROFILE
         columns = [np.repeat(grid, _PROFILE), np.tile(grid, _PROFILE)]
@@ -175,7 +206,11 @@ class SwiftPolicy(Policy):
         figure.colorbar(image, ax=left, label="tau (not normalised)")
         second = f"{self.names[1]} percentile" if len(self.names) > 1 else "(no second feature)"
         left.set(xlabel=f"{self.names[0]} percentile", ylabel=second, title="tau by features")
-        right.plot(100 * grid, self.tables["profile"].numpy())
+        known = self.tables["profile"].numpy()
+        if abs(float(known.mean()) - 1) > _DOUBTED:
+            right.text(0.5, 0.5, "not known", transform=right.transAxes, ha="center")
+        else:
+            right.plot(100 * grid, known)
         right.axhline(1.0, color="grey", linewidth=0.8, linestyle="--")
         right.set(xlabel=f"{self.names[0]} percentile", ylabel="draws per sample (uniform: 1)", ylim=(0, None))
         right.set_title("sampling probability")
@@ -190,7 +225,11 @@ class SwiftPolicy(Policy):
 
 
 def check_features(features: object) -> None:
-    """Raise `TypeError`, with the cure, unless ``features`` are a `FeatureTable`."""
+    """Raise `TypeError`, with the cure, unless ``features`` are a `FeatureTable`.
+
+    Args:
+        features: of the samples, with the columns that are needed.
+    """
     if not isinstance(features, FeatureTable):
         got = f"Tensor of shape {list(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
         raise TypeError(
@@ -215,18 +254,18 @@ class FeatureTables:
     A new law costs one pass over the data (T) and another (the weights); up to 65,536 samples, one sort.
 
     Args:
-        features: of the whole data set; every column but ``gradient`` is a feature of the law.
+        features: of the whole data set; every column but ``gradient`` and ``class_frequency`` is a feature of the law.
 
     Raises:
         TypeError: ``features`` are not a `FeatureTable`.
-        ValueError: no column but ``gradient``, or a gradient below 0.
+        ValueError: no feature of the law, a gradient below 0, a class frequency outside of (0, 1].
     """
 
     def __init__(self, features: FeatureTable) -> None:
         check_features(features)
-        self.names = tuple(name for name in features.column_names if name != "gradient")
+        self.names = tuple(name for name in features.column_names if name not in ("gradient", "class_frequency"))
         if not self.names:
-            raise ValueError("features: must have a column besides 'gradient', e.g. 'loss'")
+            raise ValueError("features: must have a column besides 'gradient' and 'class_frequency', e.g. 'loss'")
         self.data = DataInfo(n=len(features), fingerprint=features.fingerprint or None)
         columns = [features[name].numpy() for name in self.names]
         self.steps = [cumulative(column) for column in columns]
@@ -236,10 +275,17 @@ class FeatureTables:
         if self.gradient is not None and self.gradient.min() < 0:
             index = int(self.gradient.argmin())
             raise ValueError(f"gradient[{index}]={self.gradient[index]}: must be >= 0")
+        self.frequency = features["class_frequency"].numpy() if "class_frequency" in features else None
+        if self.frequency is not None:
+            check_frequency(self.frequency)
 
     def weights(self, law: SwiftLaw) -> np.ndarray:
-        """The probability of each sample under ``law``: float64 [n], sum 1; as `SwiftPolicy.weights`."""
-        return probabilities(scores(self.cdfs, law, self._transform(law)))
+        """The probability of each sample under ``law``: float64 [n], sum 1; as `SwiftPolicy.weights`.
+
+        Args:
+            law: with one coefficient a feature.
+        """
+        return probabilities(balanced(scores(self.cdfs, law, self.transform(law)), law, self.frequency))
 
     def policy(self, law: SwiftLaw, search: SearchInfo | None = None) -> SwiftPolicy:
         """The policy of ``law``, with all its tables.
@@ -253,14 +299,13 @@ class FeatureTables:
         """
         if len(law.coefficients) != len(self.names):
             raise ValueError(f"coefficients={law.coefficients}: must be one a feature ({', '.join(self.names)})")
-        transform = self._transform(law)
-        p = probabilities(scores(self.cdfs, law, transform))
-        percentile = np.clip(np.ceil(np.multiply(self.cdfs[0], _PROFILE) - 1e-6).astype(np.int64) - 1, 0, None)
-        counts = np.bincount(percentile, minlength=_PROFILE)
-        profile = len(p) * np.bincount(percentile, weights=p, minlength=_PROFILE) / np.maximum(counts, 1)
-        tables = {"profile": profile, "transform.values": transform.values}
+        transform = self.transform(law)
+        p = probabilities(balanced(scores(self.cdfs, law, transform), law, self.frequency))
+        tables = {"profile": profile(self.cdfs[0], p, _PROFILE), "transform.values": transform.values}
         if isinstance(transform, Steps):
             tables["transform.keys"] = transform.keys
+        if law.balance:
+            tables["balance"] = np.array([law.balance])
         for name, steps in zip(self.names, self.steps, strict=True):
             tables |= {f"{name}.keys": steps.keys, f"{name}.values": steps.values}
         return SwiftPolicy(
@@ -274,8 +319,15 @@ class FeatureTables:
             search=search,
         )
 
-    def _transform(self, law: SwiftLaw) -> Steps | BinnedSteps:
-        """T of ``law`` over these samples."""
+    def transform(self, law: SwiftLaw) -> Steps | BinnedSteps:
+        """T of ``law`` over these samples.
+
+        Args:
+            law: gives the coefficients and the kind of T.
+
+        Raises:
+            ValueError: ``transform="cgf"`` without a column ``gradient``.
+        """
         if self.gradient is None and law.transform == "cgf":
             raise ValueError(
                 "features: have no column 'gradient', which transform='cgf' weighs by; add it with "
@@ -322,6 +374,9 @@ class SwiftSampler(WeightedSampler):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave.
+
+        Args:
+            state: what `state_dict` gave.
 
         Raises:
             ValueError: the state is of a sampler with another policy or ``num_samples``.

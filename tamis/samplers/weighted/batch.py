@@ -82,7 +82,11 @@ class BatchSelector:
         return torch.from_numpy(kept).to(scores.device)
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin ``epoch`` (>= 0) with step 0; the epoch that is already on goes on."""
+        """Begin ``epoch`` (>= 0) with step 0; the epoch that is already on goes on.
+
+        Args:
+            epoch: an integer >= 0.
+        """
         if check_int("epoch", epoch, low=0) != self.epoch:
             self.epoch, self.step = int(epoch), 0
 
@@ -92,6 +96,9 @@ class BatchSelector:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave.
+
+        Args:
+            state: what `state_dict` gave.
 
         Raises:
             ValueError: the state is of a selector with another ``keep`` or ``mode``.
@@ -111,6 +118,11 @@ def sample_positions(weights: np.ndarray, count: int, *key: int) -> np.ndarray:
     """``count`` of the positions of ``weights`` [B] >= 0, drawn in proportion without replacement, int64 [count].
 
     Positions of weight zero come last, drawn uniformly and with a warning, and only if the others do not suffice.
+
+    Args:
+        weights: [N], finite, >= 0, at least one above 0.
+        count: positions to draw, >= 1.
+        key: integers that name the random stream.
     """
     positive = int(np.count_nonzero(weights))
     first = min(count, positive)

@@ -46,7 +46,11 @@ LINEAR_STEPS = 5  # steps from a bucket's first item before a binary search take
 
 
 def cumulated(weights: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """The running sums of ``weights`` [N] in float64, chunk by chunk: (first item, sums [chunk])."""
+    """The running sums of ``weights`` [N] in float64, chunk by chunk: (first item, sums [chunk]).
+
+    Args:
+        weights: [N], finite, >= 0, at least one above 0.
+    """
     carry = 0.0
     for first in range(0, len(weights), CHUNK):
         sums = weights[first : first + CHUNK].astype(np.float64)
@@ -64,7 +68,12 @@ class CdfTable(NamedTuple):
 
 
 def cdf_table(weights: np.ndarray, total: float) -> CdfTable:
-    """Cumulative distribution and guide table of ``weights`` [N], whose running sum ends in ``total``."""
+    """Cumulative distribution and guide table of ``weights`` [N], whose running sum ends in ``total``.
+
+    Args:
+        weights: [N], finite, >= 0, at least one above 0.
+        total: their sum, in the order of `cumulated`.
+    """
     count = len(weights)
     buckets = min(7 * count // 4, 2**31 - 1)
     cdf = np.empty(count, np.int64)
@@ -94,7 +103,12 @@ def _buckets(points: np.ndarray, count: int) -> np.ndarray:
 
 
 def random_points(count: int, *key: int) -> np.ndarray:
-    """``count`` uniform points of [0, 1) in units of 2^-62, int64, from the stream named by ``key``."""
+    """``count`` uniform points of [0, 1) in units of 2^-62, int64, from the stream named by ``key``.
+
+    Args:
+        count: points, >= 0.
+        key: integers that name the random stream.
+    """
     raw: np.ndarray = numpy_generator(*key).bit_generator.random_raw(count)
     raw >>= np.uint64(64 - UNIT_BITS)
     return raw.view(np.int64)
@@ -105,6 +119,10 @@ def invert(table: CdfTable, points: np.ndarray) -> np.ndarray:
 
     Equals ``np.searchsorted(cdf, points, side="right")``. An item of weight zero has ``cdf[i] == cdf[i - 1]`` and
     is never the first.
+
+    Args:
+        table: of `cdf_table`.
+        points: of `random_points`, int64 [k].
     """
     cdf, guide = table
     code = guide.take(_buckets(points, len(guide)), mode="clip")
@@ -133,18 +151,32 @@ class Tags(NamedTuple):
 
     @classmethod
     def of(cls, count: int, rng: np.random.Generator) -> Tags:
-        """Tags for ``count`` items, with the coin from ``rng``."""
+        """Tags for ``count`` items, with the coin from ``rng``.
+
+        Args:
+            count: how many, >= 0.
+            rng: of numpy; is drawn from.
+        """
         mask = (1 << (count - 1).bit_length()) - 1
         return cls(np.uint64(mask), rng.integers(0, mask, dtype=np.uint64, endpoint=True))
 
     def pack(self, keys: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """``keys`` (uint64, changed in place) with ``items`` in the low bits."""
+        """``keys`` (uint64, changed in place) with ``items`` in the low bits.
+
+        Args:
+            keys: uint64 [k].
+            items: int64 [k].
+        """
         keys &= ~self.mask
         keys |= items.astype(np.uint64) ^ self.flip
         return keys
 
     def unpack(self, packed: np.ndarray) -> np.ndarray:
-        """The items of packed keys, int64."""
+        """The items of packed keys, int64.
+
+        Args:
+            packed: uint64 [k], from `pack`.
+        """
         items: np.ndarray = ((packed & self.mask) ^ self.flip).view(np.int64)
         return items
 
@@ -195,6 +227,12 @@ def race_limit(weights: np.ndarray, peak: float, positive: int, count: int) -> f
     """A time by which at least ``count`` of the ``positive`` items have very probably arrived, and not many more.
 
     From 4096 regularly spaced weights and a margin of four standard deviations; infinite where it would save little.
+
+    Args:
+        weights: [N], finite, >= 0, at least one above 0.
+        peak: the largest weight.
+        positive: number of weights above 0.
+        count: items that are wanted.
     """
     sample = np.divide(weights[:: max(1, len(weights) // 4096)], peak, dtype=np.float64)
     sample = sample[sample > 0]
@@ -215,6 +253,12 @@ def systematic(weights: np.ndarray, total: float, count: int, *key: int) -> tupl
     """``count`` items at the teeth of one comb with a random offset, shuffled, as packed keys [count] and their tags.
 
     Item i comes floor(count * p_i) or ceil(count * p_i) times, ``count * p_i`` times on average.
+
+    Args:
+        weights: [N], finite, >= 0, at least one above 0.
+        total: the sum of the weights.
+        count: items that are wanted, >= 0.
+        key: integers that name the random stream.
     """
     rng = numpy_generator(*key)
     tags = Tags.of(len(weights), rng)

@@ -50,7 +50,11 @@ STREAM = 0x77736D70  # first word of this sampler's keys: keeps its streams apar
 
 
 def effective_sample_size(weights: np.ndarray) -> float:
-    """(sum w)^2 / sum w^2 of weights [N] >= 0, not all zero: N for equal weights, 1 if one item has all."""
+    """(sum w)^2 / sum w^2 of weights [N] >= 0, not all zero: N for equal weights, 1 if one item has all.
+
+    Args:
+        weights: [N], finite, >= 0, at least one above 0.
+    """
     peak = weights.max()
     total = square = 0.0
     for first in range(0, len(weights), CHUNK):
@@ -155,7 +159,7 @@ class WeightedSampler(StatefulSampler):
         self._check_enough(checked)
         if len(checked.array) > 1 and checked.array.min() == checked.peak:
             warnings.warn(
-                f"WeightedSampler: all {len(checked.array)} weights are equal, so the draws are uniform; "
+                f"{type(self).__name__}: all {len(checked.array)} weights are equal, so the draws are uniform; "
                 "use torch's RandomSampler, or give weights that differ",
                 NoEffectWarning,
                 stacklevel=2,
@@ -184,6 +188,9 @@ class WeightedSampler(StatefulSampler):
         After a resume inside an epoch, the rest of that epoch keeps its weights too: weights that are set before it
         is gone through wait until `set_epoch` chooses another epoch.
 
+        Args:
+            weights: [N] as many as before, as `WeightedSampler` takes them.
+
         Raises:
             ValueError: bad weights, another length, or fewer non-zero weights than draws without replacement.
         """
@@ -196,7 +203,12 @@ class WeightedSampler(StatefulSampler):
             self._resumed = None
 
     def indices(self, epoch: int, start: int) -> Iterator[np.ndarray]:
-        """The order of ``epoch`` from position ``start`` on, under the weights of the iteration last begun."""
+        """The order of ``epoch`` from position ``start`` on, under the weights of the iteration last begun.
+
+        Args:
+            epoch: an integer >= 0.
+            start: how many indices are left out, in [0, len].
+        """
         now, count, key = self._now, self.num_samples, (STREAM, self.seed, epoch)
 
         def drawn_at_once() -> tuple[np.ndarray, Tags]:
@@ -207,6 +219,14 @@ class WeightedSampler(StatefulSampler):
         if self.replacement and self.method == "independent":
             return _drawn(self._cdf_table(), start, count, key)
         return _unpacked(drawn_at_once, start, count)
+
+    def logs(self, position: int | None = None) -> dict[str, float]:
+        """Scalars for a trainer's log: ``tamis/ess``, the effective sample size, and ``tamis/distinct``.
+
+        Args:
+            position: as `StatefulSampler.logs`; both speak of the whole epoch.
+        """
+        return {"tamis/ess": effective_sample_size(self._now.array), **super().logs(position)}
 
     def state_dict(self) -> dict[str, Any]:
         """Seed, epoch and weights: ``"weights"`` of the epoch last begun, ``"next_weights"`` of the one after it."""
@@ -221,6 +241,9 @@ class WeightedSampler(StatefulSampler):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave.
+
+        Args:
+            state: what `state_dict` gave.
 
         Raises:
             ValueError: the state is of a sampler with another length, ``num_samples``, ``replacement`` or ``method``.

@@ -154,7 +154,11 @@ def actor_loss(scorer: AgentNetwork, critic: Critic, features: Tensor) -> Tensor
 
 
 def standardise(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and scale of each column [n, D] -> ([D], [D]); a column without variation has scale 1."""
+    """Mean and scale of each column [n, D] -> ([D], [D]); a column without variation has scale 1.
+
+    Args:
+        features: float [n, D].
+    """
     values = features.double()
     scale = values.std(0, unbiased=False)
     return values.mean(0).float(), torch.where(scale > 1e-12, scale, 1.0).float()

@@ -22,6 +22,7 @@ class UpdateConfig:
         eval_every: updates between two looks at the selection loss.
         patience: looks without improvement after which a round ends.
         max_updates: of one round.
+        mix: share of each update's samples that are trusted ones, where ``trusted=`` is given; in [0, 1).
     """
 
     batch_size: int = 16
@@ -29,12 +30,14 @@ class UpdateConfig:
     eval_every: int = 50
     patience: int = 3
     max_updates: int = 2_000
+    mix: float = 0.25
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "eval_every", "patience"):
             check_int(name, getattr(self, name), low=1)
         check_int("max_updates", self.max_updates, low=self.eval_every)
         check_range("lr", self.lr, low=0, high=1, open_low=True)
+        check_range("mix", self.mix, low=0, high=1, open_high=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,9 @@ class CurriculumConfig:
     """Settings of `search_curriculum`.
 
     Attributes:
-        reward: ``"first_order"`` or ``"exact"``.
+        reward: ``"tuned"``: by how much a sample's loss falls when a copy of the model is tuned on trusted data (or, if
+            there is none, on validation data), see `TunedCopies`. ``"first_order"``: what one gradient step on the
+            sample takes off the validation loss; ``"exact"``: the same, measured.
         rounds: pool size of each round; each takes features, rewards and agent anew. ``(16, 128)`` is the paper's.
         agent: hyper-parameters of the agent.
         probe_lr: of the SGD step that a reward measures.
@@ -50,20 +55,25 @@ class CurriculumConfig:
             More: the mean gradient along so many steps of gradient descent on the validation data, which tells apart
             what helps for longer (`path_gradient`); the card has figures for 36.
         lookahead_lr: of those steps; to be lowered if the error says so.
+        tune_lr: of AdamW, which tunes the copies of ``reward="tuned"``; None: the best of three on the half of the data
+            that a copy is not tuned on.
+        tune_passes: of theirs over their half of the data, at most.
         probes: exact rewards a round that check the first-order ones (with ``lookahead=1`` and a model of at least
             float32); 0 for none.
-        candidates: rewards (first order) are taken of that many samples, drawn at random; None: of all.
+        candidates: rewards (but exact ones) are taken of that many samples, drawn at random; None: of all.
         update: how the model is updated; None trains the agent only.
         batch_size: samples a forward pass of measuring.
         seed: in [0, 2**63).
     """
 
-    reward: str = "first_order"
+    reward: str = "tuned"
     rounds: tuple[int, ...] = (4, 4, 4, 4)
     agent: AgentConfig = field(default_factory=AgentConfig)
     probe_lr: float = 1e-4
     lookahead: int = 1
     lookahead_lr: float = 0.1
+    tune_lr: float | None = None
+    tune_passes: int = 4
     probes: int = 16
     candidates: int | None = 4096
     update: UpdateConfig | None = field(default_factory=UpdateConfig)
@@ -78,8 +88,11 @@ class CurriculumConfig:
         if not self.rounds:
             raise ValueError("rounds=(): must name the pool size of at least one round")
         object.__setattr__(self, "rounds", tuple(check_int("rounds", pool, low=2) for pool in self.rounds))
-        check_choice("reward", self.reward, ("first_order", "exact"))
+        check_choice("reward", self.reward, ("tuned", "first_order", "exact"))
         check_int("probes", self.probes, low=0)
+        check_int("tune_passes", self.tune_passes, low=1)
+        if self.tune_lr is not None:
+            check_range("tune_lr", self.tune_lr, low=0, high=1, open_low=True)
         check_int("lookahead", self.lookahead, low=1)
         check_int("batch_size", self.batch_size, low=1)
         if self.candidates is not None:
@@ -87,5 +100,8 @@ class CurriculumConfig:
         check_range("lookahead_lr", self.lookahead_lr, low=0, high=10, open_low=True)
         check_range("probe_lr", self.probe_lr, low=0, high=1, open_low=True)
         check_seed(self.seed)
-        if self.lookahead > 1 and self.reward == "exact":
-            raise ValueError(f"lookahead={self.lookahead}: is for reward='first_order'; an exact reward is of one step")
+        if self.lookahead > 1 and self.reward != "first_order":
+            raise ValueError(
+                f"lookahead={self.lookahead}: is for reward='first_order'; an exact reward is of one step, a tuned one "
+                "of tune_passes"
+            )

@@ -274,7 +274,11 @@ def _trainable(model: nn.Module) -> dict[str, Tensor]:
 
 
 def keeps_small_steps(model: nn.Module) -> bool:
-    """False if a trainable parameter is below float32, whose rounding swallows most of a step of 1e-4."""
+    """False if a trainable parameter is below float32, whose rounding swallows most of a step of 1e-4.
+
+    Args:
+        model: any module.
+    """
     return all(p.element_size() >= 4 for p in _trainable(model).values())
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from tamis.core.distributed import parallel_map, rank, world_size
-from tamis.core.rng import numpy_generator
+from tamis.core.rng import numpy_generator, seed_of
 from tamis.search.curriculum.config import CurriculumConfig
 from tamis.search.curriculum.gradient import exact_rewards, keeps_small_steps, mean_loss, rewards_by
 from tamis.search.curriculum.samples import Samples, finite
 from tamis.search.curriculum.states import Steps
+from tamis.search.curriculum.tuned import RATES, TunedCopies
 
 __all__ = ["Rewards"]
 
@@ -40,7 +41,7 @@ class Rewards:
         self.samples, self.config, self.steps, self.number = samples, config, steps, number
         self.chosen = np.arange(len(samples.train))
         count = config.candidates
-        if count is not None and count < len(self.chosen) and config.reward == "first_order":
+        if count is not None and count < len(self.chosen) and config.reward != "exact":
             self.chosen = np.sort(numpy_generator(config.seed, number, 1).permutation(len(self.chosen))[:count])
         self.forwards = 0
         self.agreement: float | None = None
@@ -53,7 +54,12 @@ class Rewards:
             return self._probed
         table = self._table()
         # what lies ahead is meant to differ from one step
-        if self.config.probes and self.config.lookahead == 1 and keeps_small_steps(self.samples.model):
+        if (
+            self.config.reward == "first_order"
+            and self.config.probes
+            and self.config.lookahead == 1
+            and keeps_small_steps(self.samples.model)
+        ):
             self._check(table)
         return lambda positions: table[positions]
 
@@ -74,18 +80,13 @@ class Rewards:
         return np.array([record["reward"] for record in records])
 
     def _table(self) -> np.ndarray:
-        """First-order rewards of all that are chosen."""
+        """Rewards of all that are chosen, by first order or by tuned copies."""
         config, samples = self.config, self.samples
         measure: list[Callable[[Iterable[Any]], np.ndarray]] = []
 
         def chunk(start: int) -> list[float]:
-            if not measure:  # the validation gradient, once, and only if a chunk is missing
-                measure.append(
-                    rewards_by(
-                        "first_order", samples.model, samples.validation_batches, config.probe_lr, samples.loss,
-                        lookahead=config.lookahead, lookahead_lr=config.lookahead_lr,
-                    )
-                )  # fmt: skip
+            if not measure:  # the validation gradient or the tuned copies, once, and only if a chunk is missing
+                measure.append(self._measure())
             part = self.chosen[start : start + CHUNK]
             values = measure[0](samples.batches(samples.train, part))
             return [finite(float(value), int(index)) for value, index in zip(values, part, strict=True)]
@@ -97,10 +98,38 @@ class Rewards:
             at_once=world_size(),
             inputs=[samples.print_of(self.chosen[start : start + CHUNK]) for start in starts],
         )
+        if config.reward == "tuned":
+            self.forwards += 3 * len(self.chosen) + self._tuning()
+            return np.concatenate([np.array(record["values"]) for record in records])
         held = len(samples.validation)
         path = 2 * held + 3 * config.lookahead * min(samples.batch_size, held)  # with the loss at both of its ends
         self.forwards += 2 * len(self.chosen) + (3 * held if config.lookahead == 1 else path)
         return np.concatenate([np.array(record["values"]) for record in records])
+
+    def _measure(self) -> Callable[[Iterable[Any]], np.ndarray]:
+        """A function from batches of training samples to their rewards."""
+        config, samples = self.config, self.samples
+        if config.reward == "first_order":
+            return rewards_by(
+                "first_order", samples.model, samples.validation_batches, config.probe_lr, samples.loss,
+                lookahead=config.lookahead, lookahead_lr=config.lookahead_lr,
+            )  # fmt: skip
+        return self._copies().changes
+
+    def _copies(self) -> TunedCopies:
+        """Copies of the model as it is now."""
+        config, samples = self.config, self.samples
+        return TunedCopies(
+            samples.model, samples.validation if samples.trusted is None else samples.trusted,
+            collate=samples.collate, loss=samples.loss, lr=config.tune_lr, passes=config.tune_passes,
+            seed=seed_of(config.seed, self.number, 5), batch_size=samples.batch_size,
+        )  # fmt: skip
+
+    def _tuning(self) -> int:
+        """At most so many samples went through the copies while they were tuned."""
+        size = len(self.samples.validation if self.samples.trusted is None else self.samples.trusted)
+        rates = len(RATES) if self.config.tune_lr is None else 1
+        return size + rates * self.config.tune_passes * 4 * size
 
     def _check(self, table: np.ndarray) -> None:
         """Compare with a few exact rewards; warn if they rank otherwise."""

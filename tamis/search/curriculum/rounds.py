@@ -81,6 +81,8 @@ class Rounds:
             self.states.restore(state)
             if score <= 0:
                 _warn_of_no_effect()
+        elif score <= 0:
+            _warn_of_no_gain(score)
         budget = {"rounds": len(self.config.rounds), "sample_forwards": forwards}
         facts = {"agreement": rewards.agreement, "loss_before": first, "loss_after": last}
         return replace(policy, search=self.run.info(float(score), budget, **facts))
@@ -145,6 +147,15 @@ def _warn_of_no_effect() -> None:
     warnings.warn(
         "search_curriculum: no update lowered the selection loss; the model is as it was. Lower the learning rate, or "
         "accept that this model has nothing left to gain from this data",
+        NoEffectWarning,
+        stacklevel=4,
+    )
+
+
+def _warn_of_no_gain(score: float) -> None:
+    warnings.warn(
+        f"search_curriculum: what the agent chose has a mean reward of {score:.3g}, not above 0: its choice does not "
+        "help this model. Train the agent longer, try another reward, or train on the trusted data themselves",
         NoEffectWarning,
         stacklevel=4,
     )

@@ -29,6 +29,7 @@ class Samples:
         loss: of each sample of a batch.
         batch_size: samples a forward pass of measuring.
         prints: fingerprint of each training sample; None if they have none.
+        trusted: samples that are trained on too and that copies are tuned on; None: there are none.
     """
 
     model: nn.Module
@@ -39,6 +40,7 @@ class Samples:
     loss: SampleLoss
     batch_size: int
     prints: list[str] | None
+    trusted: MapDataset | None = None
 
     def batch(self, data: MapDataset, indices: Sequence[int] | np.ndarray) -> Batch:
         """One batch of the samples ``indices`` of ``data``.
@@ -66,7 +68,11 @@ class Samples:
         return self.batches(self.validation)
 
     def print_of(self, indices: np.ndarray) -> str | None:
-        """Fingerprint of training samples, in order; None if they have none."""
+        """Fingerprint of training samples, in order; None if they have none.
+
+        Args:
+            indices: of training samples, int64.
+        """
         return None if self.prints is None else fingerprint([self.prints[i] for i in indices])
 
 

@@ -62,14 +62,17 @@ def search_curriculum(
     features: FeatureTable,
     *,
     selection: MapDataset | None = None,
+    trusted: MapDataset | None = None,
     collate: Collate | None = None,
     loss: str | SampleLoss = "auto",
-    reward: str = "first_order",
+    reward: str | None = None,
     rounds: tuple[int, ...] = (4, 4, 4, 4),
     agent: AgentConfig | None = None,
     probe_lr: float = 1e-4,
     lookahead: int = 1,
     lookahead_lr: float = 0.1,
+    tune_lr: float | None = None,
+    tune_passes: int = 4,
     probes: int = 16,
     candidates: int | None = 4096,
     update: UpdateConfig | None = _UPDATE,
@@ -83,80 +86,102 @@ def search_curriculum(
     """Learn which samples still improve ``model``, and improve it with them, Algorithm 1.
 
     Args:
-        model: a trained model that gives logits; left with the best weights found. With ``update=None`` it is left
-            bit for bit as it was.
+        model: a trained model that gives logits; left with the best weights found (``update=None``: as it was).
         train: map-style data set, the candidates.
-        validation: map-style data set that the reward is measured on, apart from ``train`` and the test data.
+        validation: map-style data set that rewards are measured on, apart from ``train`` and the test data.
         features: of ``train`` (`curriculum_features`).
         selection: data that decides when to stop; default: every second sample of ``validation``, taken from it.
+        trusted: data known to be good: copies are tuned on it and the updates train on it too (``UpdateConfig.mix``).
+            Apart from the others.
         collate: a list of items -> a batch; default: torch's.
         loss: as `sample_loss_of`; ``"auto"`` serves classifiers and Hugging Face seq2seq and causal models.
-        reward: ``"first_order"`` or ``"exact"``.
-        rounds: pool size of each round; each takes features, rewards and agent anew. ``(16, 128)`` is the paper's.
+        reward: ``"tuned"`` (the fall of a sample's loss as copies are tuned on the trusted data, or on the validation
+            data), ``"first_order"`` or ``"exact"``; default: tuned, or first order with ``lookahead`` > 1. This and the
+            other settings in full: `CurriculumConfig`.
+        rounds: pool size of each round. ``(16, 128)`` is the paper's.
         agent: hyper-parameters of the agent.
-        probe_lr: of the SGD step that a reward measures.
-        lookahead: 1: a first-order reward uses the validation gradient of the present model, as the paper's step does.
-            More: the mean gradient along so many steps of gradient descent on the validation data, which tells apart
-            what helps for longer (`path_gradient`); the card has figures for 36.
-        lookahead_lr: of those steps; to be lowered if the error says so.
-        probes: exact rewards a round that check the first-order ones (with ``lookahead=1`` and a model of at least
-            float32); 0 for none.
-        candidates: rewards (first order) are taken of that many samples, drawn at random; None: of all.
+        probe_lr: of the SGD step that first-order and exact rewards measure.
+        lookahead: steps on the validation data over which first-order rewards are summed.
+        lookahead_lr: of those steps.
+        tune_lr: of AdamW, which tunes the copies; default: the best of three.
+        tune_passes: of theirs, at most.
+        probes: exact rewards a round that check the first-order ones; 0 for none.
+        candidates: rewards are taken of that many samples, drawn at random; None: of all.
         update: how the model is updated; None trains the agent only.
         optimizer: the pre-training's, as the paper keeps it; default: a fresh AdamW.
         scheduler: stepped after each update.
         batch_size: samples per forward pass of measuring.
         describe: a training item -> text; the policy then keeps three examples of both ends.
-        out: folder; the search goes on from it after an interruption, to the same result. The policy is saved there,
-            and with an ``update`` the model's weights (``model.safetensors``, for `safetensors.torch.load_model`).
-            Other arguments or data are refused, as far as samples have bytes to compare (not images, nor those that
-            differ at each look).
+        out: folder of policy, weights (``model.safetensors``) and journal, from which an interrupted search goes on to
+            the same result. Other arguments or data are refused, as far as samples have bytes to compare.
         seed: in [0, 2**63).
 
     Returns:
-        The agent of the last round. Its score is the fall of the selection loss in nats a token (with
-        ``update=None``: the agent's mean reward at the end).
+        The agent of the last round. Its score is the fall of the selection loss (``update=None``: its mean reward).
 
     Raises:
         TypeError: an ``agent``, ``update``, ``features`` or ``rounds`` of another type.
-        ValueError: empty data, features of other data (another number of samples, or log-likelihoods that are not
-            the model's of these samples), a pool larger than the data.
-        TamisError: a loss or reward that is not finite, a model without logits or forward-mode derivatives, a journal
-            of another search.
+        ValueError: empty data, features of other data, a pool larger than the data, a setting out of range.
+        TamisError: values that are not finite, a model without logits, a journal of another search.
 
     Warns:
-        UserWarning: samples that are in two of training, validation and selection data; first-order rewards that the
-            exact ones deny.
-        NoEffectWarning: no update improved the model.
+        UserWarning: samples in two of the data sets; first-order rewards that exact ones deny.
+        NoEffectWarning: no update improved the model, or (``update=None``) a score not above 0.
     """
+    reward = reward or ("tuned" if lookahead == 1 else "first_order")
     config = CurriculumConfig(
         reward=reward, rounds=rounds, agent=AgentConfig() if agent is None else agent, probe_lr=probe_lr,
-        lookahead=lookahead, lookahead_lr=lookahead_lr, probes=probes, candidates=candidates, update=update,
-        batch_size=batch_size, seed=seed,
+        lookahead=lookahead, lookahead_lr=lookahead_lr, tune_lr=tune_lr, tune_passes=tune_passes, probes=probes,
+        candidates=candidates, update=update, batch_size=batch_size, seed=seed,
     )  # fmt: skip
+    return _search(
+        config, model, train, validation, features, selection=selection, trusted=trusted, collate=collate, loss=loss,
+        optimizer=optimizer, scheduler=scheduler, describe=describe, out=out,
+    )  # fmt: skip
+
+
+def _search(
+    config: CurriculumConfig,
+    model: nn.Module,
+    train: MapDataset,
+    validation: MapDataset,
+    features: FeatureTable,
+    *,
+    selection: MapDataset | None,
+    trusted: MapDataset | None,
+    collate: Collate | None,
+    loss: str | SampleLoss,
+    optimizer: torch.optim.Optimizer | None,
+    scheduler: SchedulerLike | None,
+    describe: Callable[[Any], str] | None,
+    out: PathOrStr | None,
+) -> CurriculumPolicy:
+    """`search_curriculum` under ``config``."""
     check_type("features", features, FeatureTable, "a FeatureTable; take one by curriculum_features(...)")
     model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     _check_optimizer(optimizer, model)
-    _check_data(train, validation, features, config.rounds, selection)
-    prints = {"training": _prints(train), "validation": _prints(validation), "selection": _prints(selection)}
+    _check_data(train, validation, features, config.rounds, selection, trusted)
+    sets = {"training": train, "validation": validation, "selection": selection, "trusted": trusted}
+    prints = {name: _prints(data) for name, data in sets.items()}
     _warn_of_overlap(prints)
     forwards = _check_features(features, model, train, prints["training"], collate, sample_loss_of(loss))
     if selection is None:
         validation, selection = _every_second(validation, 0), _every_second(validation, 1)
-    if update is not None and optimizer is None:
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=update.lr)
+    if config.update is not None and optimizer is None:
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=config.update.lr)
     samples = Samples(
-        model=model, train=train, validation=validation, selection=selection, collate=collate,
-        loss=sample_loss_of(loss), batch_size=batch_size, prints=prints["training"],
+        model=model, train=train, validation=validation, selection=selection, collate=collate, trusted=trusted,
+        loss=sample_loss_of(loss), batch_size=config.batch_size, prints=prints["training"],
     )  # fmt: skip
     features = _in_file_order(features)
     data = {
         "features": features.digest(), "model": fingerprint(dict(model.state_dict())),
         "held_out": [len(validation), len(selection)],
         "held_out_data": [fingerprint(prints["validation"]), fingerprint(prints["selection"])],
+        "trusted": None if trusted is None else [len(trusted), fingerprint(prints["trusted"])],
         "loss": loss if isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__name__),
         "optimizer": type(optimizer).__name__, "scheduler": type(scheduler).__name__,
-        "path_batch": batch_size if lookahead > 1 else None,  # the steps ahead are of such batches
+        "path_batch": config.batch_size if config.lookahead > 1 else None,  # the steps ahead are of such batches
     }  # fmt: skip
     with SearchRun("curriculum", config, out, data=data) as run:
         states = States(model, optimizer, scheduler, None if run.folder is None else run.folder / "states")
@@ -164,7 +189,7 @@ def search_curriculum(
             samples=samples, config=config, run=run, steps=Steps(run.open()), states=states, describe=describe
         )
         policy = work.search(features, forwards)
-        return run.finish(policy, also=None if update is None else lambda folder: _save_weights(model, folder))
+        return run.finish(policy, also=None if config.update is None else lambda folder: _save_weights(model, folder))
 
 
 def _in_file_order(features: FeatureTable) -> FeatureTable:
@@ -192,6 +217,7 @@ def _check_data(
     features: FeatureTable,
     rounds: tuple[int, ...],
     selection: MapDataset | None,
+    trusted: MapDataset | None = None,
 ) -> None:
     for pool in rounds:
         check_int("rounds", pool, low=2, high=len(train))
@@ -202,6 +228,8 @@ def _check_data(
             f"validation: {len(validation)} samples; must be at least two, one for the reward and one to select by (or "
             "one, and selection= that is not empty)"
         )
+    if trusted is not None and len(trusted) < 2:
+        raise ValueError(f"trusted: {len(trusted)} samples; must be at least two, or None")
 
 
 def _prints(data: MapDataset | None) -> list[str] | None:

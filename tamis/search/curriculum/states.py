@@ -106,7 +106,11 @@ class States:
         self.now = ""  # the name of the state that the model is in
 
     def save(self, name: str) -> None:
-        """Keep the present state as ``name``; on several processes that of rank 0, which all are in afterwards."""
+        """Keep the present state as ``name``; on several processes that of rank 0, which all are in afterwards.
+
+        Args:
+            name: of the argument or state.
+        """
         tensors: dict[str, Tensor] = {}
         parts = {"model": self.model.state_dict()}
         for part in ("optimizer", "scheduler"):
@@ -124,6 +128,9 @@ class States:
 
     def restore(self, name: str) -> None:
         """Bring model, optimizer and scheduler to the state ``name``, if they are in another one.
+
+        Args:
+            name: of the argument or state.
 
         Raises:
             TamisError: its file is gone.
@@ -151,11 +158,19 @@ class States:
                 getattr(self, part).load_state_dict(parts[part])
 
     def has(self, name: str) -> bool:
-        """True if ``name`` was saved."""
+        """True if ``name`` was saved.
+
+        Args:
+            name: of the argument or state.
+        """
         return name in self.memory if self.folder is None else self._path(name).exists()
 
     def drop(self, name: str) -> None:
-        """Forget a state."""
+        """Forget a state.
+
+        Args:
+            name: of the argument or state.
+        """
         self.memory.pop(name, None)
         if self.folder is not None and rank() == 0:
             self._path(name).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tamis.core.models import training_flags
 from tamis.core.progress import progress_bar
-from tamis.core.rng import seed_of, seeded_globals
+from tamis.core.rng import numpy_generator, seed_of, seeded_globals
 from tamis.samplers.curriculum.sampler import CurriculumSampler
 from tamis.search.curriculum.config import UpdateConfig
 from tamis.search.curriculum.gradient import mean_loss
@@ -67,7 +67,8 @@ class Updates:
             state: name of the state to begin with.
         """
         update = self.update
-        each = update.eval_every * update.batch_size
+        own = update.batch_size - self.trusted_each
+        each = update.eval_every * own
         sampler = CurriculumSampler(scores, pool=pool, num_samples=each, seed=seed_of(self.seed, self.number))
         record = self.steps.run(lambda: {"phase": "before", "loss": self._selection_loss(state)})
         before = best = record["loss"]
@@ -81,7 +82,7 @@ class Updates:
                 lambda: self._stretch(indices, look, at, name),  # noqa: B023
                 inputs=self.samples.print_of(indices),
             )
-            self.forwards += 3 * each + len(self.samples.selection)
+            self.forwards += 3 * update.eval_every * update.batch_size + len(self.samples.selection)
             better, old = record["loss"] < best, at
             at, bad = name, 0 if better else bad + 1
             if better:
@@ -95,6 +96,24 @@ class Updates:
         if at not in (kept, state):
             self.states.drop(at)
         return Improved(kept, before, best, sampler.report(look + 1)["share"])
+
+    @property
+    def trusted_each(self) -> int:
+        """Trusted samples in each update."""
+        if self.samples.trusted is None or not self.update.mix:
+            return 0
+        return min(max(1, round(self.update.mix * self.update.batch_size)), self.update.batch_size - 1)
+
+    def _trusted(self, look: int) -> list[np.ndarray]:
+        """Positions of the trusted samples of each update of a look: a permutation after the other, each once."""
+        trusted, each, count = self.samples.trusted, self.trusted_each, self.update.eval_every
+        if trusted is None or not each:
+            return [np.empty(0, np.int64)] * count
+        places = np.arange(look * count * each, (look + 1) * count * each)
+        passes = np.arange(places[0] // len(trusted), places[-1] // len(trusted) + 1)
+        orders = {int(n): numpy_generator(self.seed, self.number, int(n), 6).permutation(len(trusted)) for n in passes}
+        picks = np.array([orders[int(p // len(trusted))][p % len(trusted)] for p in places])
+        return np.split(picks, count)
 
     def _selection_loss(self, state: str) -> float:
         self.states.restore(state)
@@ -113,10 +132,14 @@ class Updates:
             raise TypeError("optimizer=None: updates need one")
         with training_flags(samples.model), seeded_globals(seed_of(self.seed, self.number, look, 4)):
             samples.model.train()
-            for part in np.split(indices, self.update.eval_every):
+            for part, mixed in zip(np.split(indices, self.update.eval_every), self._trusted(look), strict=True):
                 total, count = samples.loss(samples.model, samples.batch(samples.train, part))
+                total, count = total.sum(), count.sum()
+                if samples.trusted is not None and len(mixed):
+                    more, tokens = samples.loss(samples.model, samples.batch(samples.trusted, mixed))
+                    total, count = total + more.sum(), count + tokens.sum()
                 optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(total.sum() / count.sum().clamp(min=1))
+                torch.autograd.backward(total / count.clamp(min=1))
                 optimizer.step()
                 if scheduler is not None:
                     scheduler.step()

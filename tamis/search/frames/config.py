@@ -8,6 +8,7 @@ from tamis.core.checks import check_int, check_type
 from tamis.core.rng import check_seed
 from tamis.search.frames.training import MapConfig
 from tamis.search.run import adjustable
+from tamis.transforms.frames.policy import MOST_EVALUATIONS
 
 __all__ = ["FramesConfig"]
 
@@ -52,8 +53,9 @@ class FramesConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_frames", "clip_length", "budget", "time_rounds"):
+        for name in ("num_frames", "clip_length", "time_rounds"):
             check_int(name, getattr(self, name), low=1)
+        check_int("budget", self.budget, low=1, high=MOST_EVALUATIONS)  # a policy with more would not load
         check_int("time_bins", self.time_bins, low=0)
         check_seed(self.seed)
         check_type("map_config", self.map_config, MapConfig, "a MapConfig, such as MapConfig(width=64), or None")

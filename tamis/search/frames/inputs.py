@@ -10,21 +10,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from tamis.core.checks import check_int, check_type
+from tamis.core.checks import check_choice, check_int, check_type
 from tamis.core.distributed import broadcast_object, parallel_map, rank
 from tamis.core.files import write_tensors
 from tamis.core.progress import progress_bar
 from tamis.core.rng import numpy_generator
 from tamis.core.types import VideoSource
 from tamis.policy.base import fingerprint
-from tamis.transforms.frames.encoder import FrameEncoder, PixelEncoder
+from tamis.transforms.frames.encoder import FrameEncoder, MotionEncoder, PixelEncoder
 from tamis.transforms.frames.identity import clip_identity
 from tamis.transforms.frames.video import open_video
 
 __all__ = ["checked_labels", "checked_logits", "keep", "read_features"]
 
 _CHUNK = 32  # clips read between two steps of the progress bar
-_THUMBNAIL, _COMPONENTS, _NEIGHBOURS = (32, 48), 48, 1
+#: Encoders that a search fits itself: name -> (class, size at which frames are read, clips that it is fitted on).
+_FITTED: dict[str, tuple[type[PixelEncoder], tuple[int, int], int]] = {
+    "pixels": (PixelEncoder, (32, 48), 200),
+    "motion": (MotionEncoder, (96, 120), 100),
+}
 
 
 def checked_labels(labels: Iterable[object], count: int, folds: int, *, fitted: bool) -> np.ndarray:
@@ -107,7 +111,7 @@ def checked_logits(logits: Sequence[Any], features: list[np.ndarray], labels: np
     return arrays
 
 
-def _given_features(videos: Sequence[VideoSource], encoder: FrameEncoder | None) -> list[np.ndarray]:
+def _given_features(videos: Sequence[VideoSource], encoder: FrameEncoder | str | None) -> list[np.ndarray]:
     """Videos that came as features, checked."""
     if encoder is not None:
         raise ValueError("encoder: the videos are features already; leave it out")
@@ -120,7 +124,7 @@ def _given_features(videos: Sequence[VideoSource], encoder: FrameEncoder | None)
 
 def read_features(
     videos: Sequence[VideoSource],
-    encoder: FrameEncoder | None,
+    encoder: FrameEncoder | str | None,
     candidates: int,
     kept: Path | None,
     seed: int,
@@ -142,8 +146,11 @@ def read_features(
     """
     if isinstance(videos[0], np.ndarray) and videos[0].ndim == 2:
         return _given_features(videos, encoder), None
-    if centred and encoder is not None:
+    named = "pixels" if encoder is None else encoder
+    if centred and named != "pixels":
         raise ValueError("centred=True: is for the default encoder; pass encoder=PixelEncoder.fit(..., centred=True)")
+    if isinstance(named, str):
+        check_choice("encoder", named, tuple(_FITTED))
 
     def read(number: int, size: tuple[int, int]) -> torch.Tensor:
         with closing(open_video(videos[number], f"number {number}")) as clip:
@@ -151,12 +158,13 @@ def read_features(
             places = (2 * np.arange(count, dtype=np.int64) + 1) * clip.num_frames // (2 * count)
             return clip.frames(places, size)
 
-    model: Any = encoder
-    names = [] if kept is None else _names(videos, encoder)
-    if encoder is None:
-        few = numpy_generator(seed, 3).permutation(len(videos))[:200]
-        clips = parallel_map(lambda i: read(int(i), _THUMBNAIL), list(few))
-        model = PixelEncoder.fit(clips, size=_THUMBNAIL, dim=_COMPONENTS, neighbours=_NEIGHBOURS, centred=centred)
+    model: Any = named
+    names = [] if kept is None else _names(videos, named)
+    if isinstance(named, str):
+        kind, size, most = _FITTED[named]
+        few = numpy_generator(seed, 3).permutation(len(videos))[:most]
+        clips = parallel_map(lambda i: read(int(i), size), list(few))
+        model = kind.fit(clips, centred=True) if centred else kind.fit(clips)
 
     def encode(number: int) -> np.ndarray:
         with torch.inference_mode():
@@ -175,9 +183,9 @@ def read_features(
         return keep(kept, "features", digest, all_features), model
 
 
-def _names(videos: Sequence[VideoSource], encoder: FrameEncoder | None) -> list[str]:
+def _names(videos: Sequence[VideoSource], encoder: FrameEncoder | str) -> list[str]:
     """What tells whether features that were kept are of these videos."""
-    if encoder is not None and not hasattr(encoder, "digest"):
+    if not isinstance(encoder, str) and not hasattr(encoder, "digest"):
         raise TypeError("out: the encoder has no digest(); give it one that changes with its weights, or leave out out")
     names = []
     for number, video in enumerate(videos):

@@ -61,7 +61,7 @@ def search_frames(
     labels: Sequence[int] | np.ndarray,
     num_frames: int = 8,
     *,
-    encoder: FrameEncoder | None = None,
+    encoder: FrameEncoder | str | None = None,
     centred: bool = False,
     logits: Sequence[np.ndarray] | None = None,
     fit: Fit = fit_frame_model,
@@ -88,8 +88,10 @@ def search_frames(
         videos: what `tamis.transforms.open_video` takes, or features already: float arrays [m, d].
         labels: class of each video, an integer 0 .. C - 1; every class needs two videos, unless ``logits`` are given.
         num_frames: n.
-        encoder: features of frames; default: `PixelEncoder` fitted on the videos and stored in the policy. Not for
-            features. With ``out`` it must have a ``digest()`` that changes with its weights.
+        encoder: features of frames; default ``"pixels"``: `PixelEncoder` fitted on the videos and stored in the
+            policy; ``"motion"``: so is `MotionEncoder`. Others: `TimmEncoder`, `HFEncoder`, or one of yours. Not for
+            features. `compare_encoders` says which tells most. With ``out`` it must have a ``digest()`` that changes
+            with its weights.
         centred: the default encoder subtracts each clip's own mean frame: for a fixed camera, see `PixelEncoder`.
         logits: out-of-fold logits of each video's frames, [m, C], if you have a model; else ``fit`` makes them.
         fit: (features, labels, seed) -> model of single frames, one for each fold; seed < 2**32.
@@ -134,7 +136,7 @@ def _search(
     config: FramesConfig,
     videos: Sequence[VideoSource],
     labels: np.ndarray,
-    encoder: FrameEncoder | None,
+    encoder: FrameEncoder | str | None,
     logits: Sequence[np.ndarray] | None,
     fit: Fit,
 ) -> FramePolicy:
@@ -198,6 +200,9 @@ def _mapped(
         thumbnail=own.size if own else (0, 0),
         neighbours=own.neighbours if own else 0,
         centred=own.centred if own else False,
+        piece=own.piece if own else (0, 0),
+        context=own.context if own else (),
+        encoder_digest="" if own else getattr(encoder, "digest", str)(),
         weights=result.weights,
         scale={"mean": torch.from_numpy(mean).float(), "std": torch.from_numpy(std).float()},
         encoder={"mean": own.mean, "components": own.components} if own else {},

@@ -126,7 +126,15 @@ def train_map(rows: list[np.ndarray], targets: list[np.ndarray], config: MapConf
 
 
 def cosine_distance(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """1 - cosine, row by row: [B, d], [B, d] -> [B]."""
+    """1 - cosine, row by row.
+
+    Args:
+        predicted: [B, d].
+        target: [B, d].
+
+    Returns:
+        [B], in [0, 2].
+    """
     return 1.0 - nn.functional.cosine_similarity(predicted, target, dim=-1)
 
 

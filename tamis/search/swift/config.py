@@ -17,7 +17,7 @@ class SwiftConfig:
     """Settings of `search_swift`.
 
     Attributes:
-        trials: E_o, number of laws tried, >= 1. The first of them is the uniform law.
+        trials: E_o, number of laws tried, >= 1. The first of them are the uniform law and, with ``plain``, known ones.
         optimizer: ``"tpe"``, ``"gp-ucb"`` (the paper's), ``"optuna-gp"`` or ``"random"``.
         seed: of the proposals and of each trial: trial k's sampler and the global generators of torch, numpy and
             Python are seeded by (seed, k), and the latter put back afterwards.
@@ -28,6 +28,10 @@ class SwiftConfig:
         transform: ``"cgf"``, or ``"cdf"`` for the paper's ablation.
         parallel: trials proposed at once after the first 9. On N processes use a multiple of N; the result depends
             on ``parallel``, never on N.
+        plain: the first laws are, after the uniform one, those that trim the first feature at three shares, and with a
+            column ``class_frequency`` the balanced law and these three balanced.
+        repeats: runs of the best law after the search, with other seeds, from which the noise of a score is estimated;
+            with ``confirm``: runs of each finalist. 0 for none.
     """
 
     trials: int = adjustable(40)
@@ -38,13 +42,18 @@ class SwiftConfig:
     score_samples: int = 0
     transform: str = "cgf"
     parallel: int = 1
+    plain: bool = adjustable(True)
+    repeats: int = adjustable(2)
 
     def __post_init__(self) -> None:
         for name in ("trials", "parallel"):
             check_int(name, getattr(self, name), low=1)
         if self.num_samples is not None:
             check_int("num_samples", self.num_samples, low=1)
-        check_int("score_samples", self.score_samples, low=0)
+        for name in ("score_samples", "repeats"):
+            check_int(name, getattr(self, name), low=0)
+        if not isinstance(self.plain, bool):
+            raise TypeError(f"plain={self.plain!r}: must be True or False")
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("transform", self.transform, ("cgf", "cdf"))
         check_seed(self.seed)

@@ -17,7 +17,10 @@ z         `law_of`           a point of the unit cube <-> the paper's 10 paramet
 **Deviations**: of the 10 parameters only 8 matter (T sees G through its ranks, and tau is normalised), so 8 are
 searched: 3 knots, sorted; 4 differences between heights, the highest being 1; 1 angle of c with c_1 >= 0 (-c is the
 law with H reversed). The middle of the cube is a uniform law, and heights of exactly 0 have a fair chance. The first
-trial is the uniform law, so that the result is never a law that scored below it; the optimizer does not see it. The
+trial is the uniform law, so that the result is never a law that scored below it; the optimizer does not see it. After
+it come the laws that one would try by hand (``plain``, ``previous``), so that the result is not worse than these by
+the trials' score. A column ``class_frequency`` adds one parameter, ours: the exponent that balances classes. At the end
+the winner is run again (``repeats``, ``confirm``), see `confirm`. The
 default optimizer is not the paper's GP-UCB; how it was chosen, and on how little, is on the method's card.
 
 **Unstated** in the paper: whether D_v is separate from the test data (it must be); the learning rate of a trial (the
@@ -27,22 +30,29 @@ noise gives wrong labels small losses, and no law on its features can tell them 
 
 from __future__ import annotations
 
+import json
 import warnings
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from torch import nn
 
+from tamis.core.distributed import broadcast_object, rank
 from tamis.core.errors import NoEffectWarning, TamisError
 from tamis.core.types import PathOrStr
 from tamis.features.table import FeatureTable
 from tamis.optimizers.bayesian import INITIAL, propose
 from tamis.policy.base import fingerprint
+from tamis.samplers.swift.law import SwiftLaw
 from tamis.samplers.swift.sampler import FeatureTables, SwiftPolicy
 from tamis.search.journal import Propose, Record
+from tamis.search.metrics import Metric, check_metric, metric_name
 from tamis.search.run import SearchRun
 from tamis.search.swift.config import SwiftConfig
-from tamis.search.swift.space import dimensions, law_of
-from tamis.search.swift.trial import Objective, Trial, tensors_of
+from tamis.search.swift.confirm import Finalist, decided, finalists, noise_of, rerun
+from tamis.search.swift.space import first_points, law_of
+from tamis.search.swift.trial import Objective, Trial, check_objective, objective_name, tensors_of
 
 __all__ = ["search_swift"]
 
@@ -56,20 +66,25 @@ def search_swift(
     optimizer: str = "tpe",
     seed: int = 0,
     out: PathOrStr | None = None,
-    metric: str = "eval_loss",
+    metric: Metric = "eval_loss",
     num_samples: int | None = None,
     score_samples: int = 0,
     transform: str = "cgf",
     parallel: int = 1,
     spread: bool = True,
+    plain: bool = True,
+    previous: SwiftLaw | None = None,
+    repeats: int = 2,
+    confirm: Objective | None = None,
 ) -> SwiftPolicy:
     """Find the sampling law whose trials score best, Algorithm 1.
 
     Args:
         objective: trains a few epochs with samples drawn by its argument, a sampler. Returns a finite number, higher is
-            better (NaN or infinite counts as a failed trial), or an object with ``train`` and ``evaluate``, such as a
-            Hugging Face Trainer that `attach` gave the sampler to; its ``evaluate()[metric]`` is then read.
-        features: of the training data, in its order, by the shared weights (`sample_features`).
+            better (NaN or infinite counts as a failed trial), or a Hugging Face Trainer that `attach` gave the sampler
+            to; it is trained and scored by ``metric``.
+        features: of the training data, in its order (`sample_features`, `consensus_loss`, your own columns): each a
+            feature of the law, but for ``gradient`` and ``class_frequency``, see `SwiftLaw`.
         model: if given, its parameters, buffers and training flags are put back to their present values, bit for
             bit, before each trial and at the end. Without it the objective sees to its starting point itself.
         trials: number of laws tried; this and the other settings in full: `SwiftConfig`.
@@ -78,16 +93,21 @@ def search_swift(
         out: folder for the journal and the policy. A search that finds its own journal there goes on from it (with
             the same or another ``trials``). The journal knows the objective by its name only: after a change inside
             it (epochs, learning rate, held-out data), use another folder.
-        metric: see ``objective``; it counts downwards if its name ends in "loss".
+        metric: of a Trainer: a name, a function or a module of evaluate, see `tamis.search.metrics`.
         num_samples: draws an epoch; default: the size of the data.
         score_samples: samples that one scoring runs over, counted into the stored budget.
         transform: ``"cgf"``, or ``"cdf"`` for the paper's ablation.
         parallel: trials proposed at once after the first 9.
         spread: on several processes: True deals whole trials to them, which needs an objective that uses one process
             (a Trainer does not); False runs each trial on all of them together.
+        plain: try the laws first that one would try by hand: trimming, balanced, both (`SwiftConfig`).
+        previous: a law found before, e.g. ``policy.law``, tried among the first.
+        repeats: runs of the winner with other seeds; the policy then knows the noise of its score.
+        confirm: an objective like the first that scores on held-out data which ``objective`` does not use. The uniform
+            law, the best plain one and the best of all are run with it, and the best of these three is returned.
 
     Returns:
-        The policy of the best trial (uniform unless some law scored above it), with its score, that of uniform
+        The policy of the best law (uniform unless some law scored above it), with its score, that of uniform
         sampling, cost in sample-forwards (backward = 2) and settings.
 
     Raises:
@@ -98,75 +118,131 @@ def search_swift(
     Warns:
         NoEffectWarning: no law scored above uniform sampling, so the policy is uniform.
     """
+    check_metric(metric)
     config = SwiftConfig(
-        trials=trials, optimizer=optimizer, seed=seed, metric=metric, num_samples=num_samples,
-        score_samples=score_samples, transform=transform, parallel=parallel,
+        trials=trials, optimizer=optimizer, seed=seed, metric=metric_name(metric), num_samples=num_samples,
+        score_samples=score_samples, transform=transform, parallel=parallel, plain=plain, repeats=repeats,
     )  # fmt: skip
-    policy, problem = _search(objective, features, model, config, out, spread)
+    check_objective(objective, model)
+    if confirm is not None:
+        check_objective(confirm, model, "confirm")
+    config = _as_begun(config, out)
+    search = _Search(objective, FeatureTables(features), model, config, metric, confirm, spread)
+    policy, problem = search.run(features, out, previous)
     if problem is not None:
         warnings.warn(problem, NoEffectWarning, stacklevel=2)
     return policy
 
 
-def _search(
-    objective: Objective,
-    features: FeatureTable,
-    model: nn.Module | None,
-    config: SwiftConfig,
-    out: PathOrStr | None,
-    spread: bool,
-) -> tuple[SwiftPolicy, str | None]:
-    """The policy, and what is to be said of it if it is the uniform one."""
-    _check(objective, model)
-    tables = FeatureTables(features)
-    data = {
-        "objective": getattr(objective, "__qualname__", type(objective).__qualname__),
-        "features": features.digest(),
-        "model": None if model is None else fingerprint(dict(tensors_of(model))),
-    }
-    trial = Trial(objective, tables, model, config, alone=spread)
-    with SearchRun("swift", config, out, data=data) as run:
+class _Search:
+    """One search; see `search_swift`."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        tables: FeatureTables,
+        model: nn.Module | None,
+        config: SwiftConfig,
+        metric: Metric,
+        confirm: Objective | None,
+        spread: bool,
+    ) -> None:
+        self.objective, self.tables, self.model, self.config = objective, tables, model, config
+        self.confirm, self.spread = confirm, spread
+        self.balance = tables.frequency is not None
+        self.trial = Trial(
+            objective, lambda point: tables.weights(self.law(point)), model, metric=metric,
+            num_samples=config.num_samples, seed=config.seed, alone=spread,
+        )  # fmt: skip
+
+    def law(self, point: np.ndarray) -> SwiftLaw:
+        """The law at a point."""
+        return law_of(point, transform=self.config.transform, balance=self.balance)
+
+    def run(
+        self, features: FeatureTable, out: PathOrStr | None, previous: SwiftLaw | None
+    ) -> tuple[SwiftPolicy, str | None]:
+        """The policy, and what is to be said of it if it is the uniform one."""
+        config, spread = self.config, self.spread
+        first = first_points(self.tables, transform=config.transform, plain=config.plain, previous=previous)
+        data: dict[str, object] = {
+            "objective": objective_name(self.objective),
+            "features": features.digest(),
+            "model": None if self.model is None else fingerprint(dict(tensors_of(self.model))),
+        }
+        if len(first) > 1:  # else it is the search of release 0.1
+            data["first"] = list(first)
+        if previous is not None:
+            data["previous"] = list(previous.to_vector())
+        with SearchRun("swift", config, out, data=data) as run:
+            try:
+                records = run.trials(
+                    self.trial, _proposals(config, list(first.values())), trials=config.trials,
+                    initial=len(first) + INITIAL, parallel=config.parallel, spread=spread, desc="swift search",
+                )  # fmt: skip
+                scored = [record for record in records if record["score"] is not None]
+                if not scored:
+                    raise TamisError(
+                        f"trials={config.trials}: none gave a finite score; lower the learning rate of the objective"
+                    )
+                winner, facts, runs = self._winner(run, records, list(first))
+            finally:
+                self.trial.restore()
+            score = facts.pop("score")
+            forwards = 3 * sum(record["draws"] for record in [*records, *runs]) + len(features)
+            forwards += (len(records) + len(runs)) * config.score_samples
+            info = run.info(score, {"trials": len(records) + len(runs), "sample_forwards": forwards}, **facts)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NoEffectWarning)  # the caller says it, with the scores
+                policy = self.tables.policy(self.law(np.array(winner["point"])), info)
+            return run.finish(policy), _no_effect(scored) if winner is records[0] else None
+
+    def _winner(
+        self, run: SearchRun, records: list[Record], first: list[str]
+    ) -> tuple[Record, dict[str, float | None], list[Record]]:
+        """The winner's record, what is known of its score, and the runs that were made to know it."""
+        laws = finalists(records, first)
+        repeats = self.config.repeats
+        best = max(laws, key=lambda law: -np.inf if law.record["score"] is None else law.record["score"])
+        facts: dict[str, float | None] = {"score": best.record["score"], "uniform_score": records[0]["score"]}
+        if self.confirm is None and not repeats:
+            return best.record, facts, []
+        ran = rerun(
+            [best] if self.confirm is None else laws, run.open(), self.trial, max(repeats, 1), self.confirm,
+            spread=self.spread,
+        )  # fmt: skip
+        facts["score_noise"] = noise_of(ran)
+        if self.confirm is not None and any(law.scores for law in ran):
+            best = decided(ran)
+            facts |= {"search_score": best.record["score"], "score": _mean(best), "uniform_score": _mean(ran[0])}
+        return best.record, facts, [record for law in ran for record in law.runs]
+
+
+def _mean(law: Finalist) -> float | None:
+    return float(np.mean(law.scores)) if law.scores else None
+
+
+def _as_begun(config: SwiftConfig, out: PathOrStr | None) -> SwiftConfig:
+    """A search that was begun without plain laws, such as one of release 0.1, goes on without them."""
+    began_plain = True
+    path = None if out is None else Path(out) / "journal.jsonl"
+    if path is not None and rank() == 0 and path.exists():
         try:
-            records = run.trials(
-                trial, _proposals(config, dimensions(len(tables.names))),
-                trials=config.trials, initial=1 + INITIAL, parallel=config.parallel, spread=spread, desc="swift search",
-            )  # fmt: skip
-        finally:
-            trial.restore()
-        scored = [record for record in records if record["score"] is not None]
-        if not scored:
-            raise TamisError(
-                f"trials={config.trials}: none gave a finite score; lower the learning rate of the objective"
-            )
-        best = max(scored, key=lambda record: record["score"])  # the first of equals: uniform where nothing beats it
-        forwards = 3 * sum(record["draws"] for record in records) + config.trials * config.score_samples + len(features)
-        info = run.info(
-            best["score"],
-            {"trials": config.trials, "sample_forwards": forwards},
-            uniform_score=records[0]["score"],
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NoEffectWarning)  # the caller says it, with the scores
-            policy = tables.policy(law_of(np.array(best["point"]), transform=config.transform), info)
-        return run.finish(policy), _no_effect(scored) if best is records[0] else None
+            with path.open() as file:
+                began_plain = "first" in json.loads(file.readline())["config"]
+        except (ValueError, KeyError, TypeError):  # the journal itself says what is wrong with it
+            began_plain = True
+    return replace(config, plain=config.plain and broadcast_object(began_plain))
 
 
-def _check(objective: object, model: object) -> None:
-    if not callable(objective):
-        raise TypeError(
-            f"objective={type(objective).__name__}: must be a function sampler -> score (or -> Trainer), not its result"
-        )
-    if model is not None and not isinstance(model, nn.Module):
-        raise TypeError(f"model={type(model).__name__}: must be the nn.Module that the objective trains, or None")
-
-
-def _proposals(config: SwiftConfig, dim: int) -> Propose:
-    """The uniform law first, then what the optimizer proposes."""
+def _proposals(config: SwiftConfig, first: list[np.ndarray]) -> Propose:
+    """The uniform law and the other first ones, then what the optimizer proposes."""
+    dim = len(first[0])
 
     def next_points(past: list[Record], count: int) -> np.ndarray:
         if not past:
-            others = propose(config.optimizer, [], count - 1, dim, seed=config.seed)
-            return np.concatenate([np.full((1, dim), 0.5), others])
+            others = propose(config.optimizer, [], max(count - len(first), 0), dim, seed=config.seed)
+            return np.concatenate([np.stack(first), others])[:count]
         # the optimizer is not told of the uniform trial: it would look for laws close to that one
         history = [(np.array(record["point"]), record["score"]) for record in past[1:]]
         return propose(config.optimizer, history, count, dim, seed=config.seed)

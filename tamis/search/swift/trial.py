@@ -18,15 +18,41 @@ from tamis.core.errors import NoEffectWarning, TamisError
 from tamis.core.models import training_flags
 from tamis.core.rng import seed_of, seeded_globals
 from tamis.samplers.base import SamplerIterator
-from tamis.samplers.swift.sampler import FeatureTables
 from tamis.samplers.weighted.sampler import WeightedSampler, effective_sample_size
 from tamis.search.journal import Record
-from tamis.search.swift.config import SwiftConfig
-from tamis.search.swift.space import law_of
+from tamis.search.metrics import Metric, trainer_score
 
-__all__ = ["Objective", "Trial", "tensors_of"]
+__all__ = ["Objective", "Trial", "check_objective", "objective_name", "tensors_of"]
 
 Objective = Callable[[WeightedSampler], object]
+
+
+def check_objective(objective: object, model: object, name: str = "objective") -> None:
+    """Refuse an objective that is no function and a model that is none.
+
+    Args:
+        objective: what was given as one.
+        model: what was given as one, or None.
+        name: of the argument or state.
+
+    Raises:
+        TypeError: with the cure.
+    """
+    if not callable(objective):
+        raise TypeError(
+            f"{name}={type(objective).__name__}: must be a function sampler -> score (or -> Trainer), not its result"
+        )
+    if model is not None and not isinstance(model, nn.Module):
+        raise TypeError(f"model={type(model).__name__}: must be the nn.Module that the objective trains, or None")
+
+
+def objective_name(objective: Objective) -> str:
+    """What the journal knows an objective by.
+
+    Args:
+        objective: a function or callable object.
+    """
+    return str(getattr(objective, "__qualname__", type(objective).__qualname__))
 
 
 class Trial:
@@ -34,29 +60,49 @@ class Trial:
 
     Args:
         objective: as `search_swift`.
-        tables: of the training data.
+        weights: a point -> the samples' weights [n].
         model: whose present weights each trial starts from, or None.
-        config: the search's settings.
+        metric: of a Trainer that the objective returns.
+        num_samples: draws an epoch; None: the size of the data.
+        seed: of the search.
         alone: another trial runs on each of several processes.
     """
 
     def __init__(
-        self, objective: Objective, tables: FeatureTables, model: nn.Module | None, config: SwiftConfig, *, alone: bool
+        self,
+        objective: Objective,
+        weights: Callable[[np.ndarray], np.ndarray],
+        model: nn.Module | None,
+        *,
+        metric: Metric,
+        num_samples: int | None,
+        seed: int,
+        alone: bool,
     ) -> None:
-        self.objective, self.tables, self.model, self.config = objective, tables, model, config
+        self.objective, self.weights, self.model, self.metric = objective, weights, model, metric
+        self.num_samples, self.seed = num_samples, seed
         self.alone = alone and is_distributed()
         self.shared = {} if model is None else {name: value.detach().clone() for name, value in tensors_of(model)}
 
-    def __call__(self, number: int, point: np.ndarray) -> Record:
-        config = self.config
+    def __call__(self, number: int, point: np.ndarray, *, objective: Objective | None = None) -> Record:
+        """Train and score.
+
+        Args:
+            number: of the trial, which seeds it.
+            point: where the law lies.
+            objective: in place of the search's own.
+
+        Returns:
+            ``score`` (None if it is not finite), ``draws`` and ``ess``, the effective sample size.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NoEffectWarning)  # a uniform law is a trial like any other
-            p = self.tables.weights(law_of(point, transform=config.transform))
-            sampler = _CountingSampler(p, config.num_samples, seed=seed_of(config.seed, number))
+            p = self.weights(point)
+            sampler = _CountingSampler(p, self.num_samples, seed=seed_of(self.seed, number))
         self.restore()
         flags = nullcontext() if self.model is None else training_flags(self.model)
-        with flags, seeded_globals(seed_of(config.seed, number, 1)):
-            score = self._score(self.objective(sampler))
+        with flags, seeded_globals(seed_of(self.seed, number, 1)):
+            score = self._score((objective or self.objective)(sampler))
         if not sampler.draws:
             raise TamisError(
                 "the objective never drew from its sampler: pass it to the DataLoader (sampler=sampler) or to "
@@ -84,10 +130,7 @@ class Trial:
                 "that trains on one process and returns its score"
             )
         result.train()
-        metrics, metric = result.evaluate(), self.config.metric
-        if metric not in metrics:
-            raise TamisError(f"metric={metric!r}: must be one of {', '.join(sorted(metrics))}")
-        return -float(metrics[metric]) if metric.endswith("loss") else float(metrics[metric])
+        return trainer_score(result, self.metric)
 
 
 class _CountingSampler(WeightedSampler):
@@ -121,5 +164,9 @@ class _CountingSampler(WeightedSampler):
 
 
 def tensors_of(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and buffers, by name."""
+    """Parameters and buffers, by name.
+
+    Args:
+        model: any module.
+    """
     return chain(model.named_parameters(), model.named_buffers())

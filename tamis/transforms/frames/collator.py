@@ -33,7 +33,8 @@ from tamis.transforms.frames.video import BACKENDS, VideoError, VideoFrames, ope
 
 __all__ = ["FrameSelectionCollator"]
 
-Decoded = tuple[torch.Tensor, np.ndarray]  # a clip's chosen frames uint8 [T, 3, H, W], and their numbers int64 [T]
+# a clip's chosen frames uint8 [T, 3, H, W], their numbers int64 [T], and what a processor must know of them
+Decoded = tuple[torch.Tensor, np.ndarray, dict[str, Any]]
 
 IGNORED_LABEL = -100  # what cross-entropy passes over
 _SKIPPED, _EPOCH, _FIRST = range(3)  # in shared memory; the epoch is -1 until it is told
@@ -48,7 +49,8 @@ class FrameSelectionCollator:
     Args:
         selector: a `FramePolicy` or any `FrameSelector`.
         num_frames: T, what the model expects.
-        processor: a Hugging Face video processor; it names the tensor (``pixel_values_videos`` for some models).
+        processor: a Hugging Face video processor; it names the tensor (``pixel_values_videos`` for some models). It
+            is told not to sample frames itself, and which frames of how many these are, at how many a second.
             Without one, frames become float32 in [0, 1] and must be of one size.
         video: the sample's key of the video.
         label: the sample's key of the label; samples without it give no ``"labels"``.
@@ -97,6 +99,14 @@ class FrameSelectionCollator:
             own = selector.pixel_encoder()
             if encoder is None and own is None:
                 raise PolicyError("encoder=None: the policy was searched with an encoder of your own; pass it")
+            if encoder is not None:
+                selector.check(encoder=encoder)
+            if num_frames > selector.num_frames:
+                warnings.warn(
+                    f"num_frames={num_frames}: the policy was searched for {selector.num_frames} frames of a clip; "
+                    "more than that were never looked for together",
+                    stacklevel=2,
+                )
             selector, encoder = selector.selector(distinct=distinct), own if encoder is None else encoder
         elif distinct:
             raise ValueError("distinct=True: is for a FramePolicy; a FrameSelector decides itself, leave it out")
@@ -147,8 +157,8 @@ class FrameSelectionCollator:
                 stacklevel=2,
             )
         clips = [clip or good[0] for clip in done]
-        batch = self._pixels([pixels for pixels, _ in clips])
-        batch["frame_indices"] = torch.from_numpy(np.stack([frames for _, frames in clips]))
+        batch = self._pixels([clip[0] for clip in clips], [clip[2] for clip in clips])
+        batch["frame_indices"] = torch.from_numpy(np.stack([clip[1] for clip in clips]))
         if all(label is not None for label in labels):
             batch["labels"] = _label_tensor(labels, done)
         return batch
@@ -223,7 +233,8 @@ class FrameSelectionCollator:
             frames = places[self.selector.select(view, self.num_frames)]
             if self.selector.draws and view.size >= self.num_frames:  # all frames of a shorter clip are taken
                 self._check_told(view.key[-1])
-            return clip.frames(frames), frames
+            pixels = clip.frames(frames)
+            return pixels, frames, clip.metadata(frames, pixels.shape[-2], pixels.shape[-1])
 
     def _check_told(self, clip: int) -> None:
         """Warn once if the first clip that was drawn from comes again, and nobody ever told the epoch."""
@@ -247,9 +258,9 @@ class FrameSelectionCollator:
             return encode_frames(self.encoder, clip, places)
         return self.cache.features(clip, places, source)
 
-    def _pixels(self, clips: list[torch.Tensor]) -> dict[str, Any]:
+    def _pixels(self, clips: list[torch.Tensor], metadata: list[dict[str, Any]]) -> dict[str, Any]:
         if self.processor is not None:
-            return dict(self.processor(clips, return_tensors="pt"))
+            return dict(self.processor(clips, return_tensors="pt", **_chosen_already(self.processor, metadata)))
         if len({clip.shape for clip in clips}) > 1:
             raise TamisError("processor=None: the videos differ in size; pass a processor that resizes them")
         return {"pixel_values": torch.stack(clips).float() / 255}
@@ -265,6 +276,16 @@ class FrameSelectionCollator:
         if isinstance(sample, (tuple, list)) and len(sample) == 2:
             return sample[0], sample[1]
         raise TypeError(f"sample: must be a mapping or a pair (video, label), got {type(sample).__name__}")
+
+
+def _chosen_already(processor: object, metadata: list[dict[str, Any]]) -> dict[str, Any]:
+    """Keywords that keep a video processor of transformers from choosing among the frames again.
+
+    Many would (``do_sample_frames=True`` by default), and would take the frames for a whole clip of 24 per second.
+    """
+    known = getattr(getattr(processor, "valid_kwargs", None), "__annotations__", {})
+    options = {"do_sample_frames": False, "video_metadata": metadata}
+    return {name: value for name, value in options.items() if name in known}
 
 
 def _label_tensor(labels: Sequence[int | np.integer], done: Sequence[Decoded | None]) -> torch.Tensor:

@@ -83,7 +83,15 @@ class MlpMap(nn.Module):
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The mean over the frames that are there: [B, m, d], bool [B, m] -> [B, d]."""
+    """The mean over the frames that are there.
+
+    Args:
+        values: [B, m, d].
+        mask: [B, m] bool, at least one True a row.
+
+    Returns:
+        [B, d]
+    """
     weights = mask.to(values.dtype).unsqueeze(-1)
     return (values * weights).sum(1) / weights.sum(1)
 

@@ -40,11 +40,14 @@ from tamis.optimizers.guided_local_search import (
 from tamis.policy.base import Policy, register_policy
 from tamis.policy.facts import Fact, Facts
 from tamis.transforms.frames.clip_search import DistinctFrames, clip_features
-from tamis.transforms.frames.encoder import PixelEncoder
+from tamis.transforms.frames.encoder import FrameEncoder, PixelEncoder
 from tamis.transforms.frames.map import MAPS, make_map
 from tamis.transforms.frames.selectors import ClipView, FrameSelector
 
-__all__ = ["FramePolicy", "SearchedFrames", "clip_features"]
+__all__ = ["MOST_EVALUATIONS", "FramePolicy", "SearchedFrames", "clip_features"]
+
+MOST_EVALUATIONS = 1_000_000  # a clip: what a loaded policy may cost is bounded
+LARGEST_PICTURE = 1024
 
 
 @register_policy("frames")
@@ -63,13 +66,16 @@ class FramePolicy(Policy):
         thumbnail: (height, width) of the policy's own encoder, (0, 0) if the features come from the user's.
         neighbours: of the policy's own encoder.
         centred: of the policy's own encoder.
+        piece: of the policy's own encoder, see `PixelEncoder`.
+        context: of the policy's own encoder.
+        encoder_digest: what the ``digest()`` of the user's encoder was; empty if it has none, or the policy its own.
         weights: of the map, by parameter.
         scale: ``mean`` and ``std``, float32 [d], of the features.
         encoder: ``mean`` and ``components`` of the policy's own encoder; empty for the user's.
         profile: float32 [100], share of the searched frames (stage 1) in each hundredth of their clips.
     """
 
-    schema = 2  # 1 had no ``centred``
+    schema = 3  # 1 had no ``centred``, 2 no ``piece``, ``context`` and ``encoder_digest``
 
     num_frames: int
     feature_size: int
@@ -81,14 +87,18 @@ class FramePolicy(Policy):
     thumbnail: tuple[int, int] = (0, 0)
     neighbours: int = 0
     centred: bool = False
+    piece: tuple[int, int] = (0, 0)
+    context: tuple[int, ...] = ()
+    encoder_digest: str = ""
     weights: dict[str, torch.Tensor]
     scale: dict[str, torch.Tensor]
     encoder: dict[str, torch.Tensor]
     profile: torch.Tensor
 
     def __post_init__(self) -> None:
-        for name, low in (("num_frames", 1), ("feature_size", 1), ("time_waves", 0), ("budget", 2)):
+        for name, low in (("num_frames", 1), ("feature_size", 1), ("time_waves", 0)):
             check_int(name, getattr(self, name), low=low)
+        check_int("budget", self.budget, low=2, high=MOST_EVALUATIONS)
         check_range("time_weight", self.time_weight, low=0.0)
         check_choice("map", self.map, MAPS)
         if self.scale.keys() != {"mean", "std"} or any(
@@ -104,6 +114,8 @@ class FramePolicy(Policy):
             self.encoder and self.encoder.keys() != {"mean", "components"}
         ):
             raise ValueError("encoder: must be mean and components with a thumbnail, or empty without")
+        if max(self.thumbnail) > LARGEST_PICTURE:  # with a piece, no tensor is as large as it
+            raise ValueError(f"thumbnail={self.thumbnail}: must be at most {LARGEST_PICTURE} a side")
         encoder = self.pixel_encoder()
         if encoder is not None and encoder.dim != self.feature_size:
             raise ValueError(f"feature_size={self.feature_size}: the encoder gives {encoder.dim}")
@@ -113,11 +125,12 @@ class FramePolicy(Policy):
     def migrate(
         cls, spec: dict[str, Any], tensors: dict[str, torch.Tensor], schema: int
     ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        return {**spec, "centred": False}, tensors
+        return {"centred": False, "piece": [0, 0], "context": [], "encoder_digest": "", **spec}, tensors
 
     def build_map(self) -> torch.nn.Module:
         """The mapping network with its weights, in eval mode."""
-        network = make_map(self.map, self.feature_size + 2 * self.time_waves, self.width, seed=0)
+        with torch.device("meta"):  # the sizes are what a file says: nothing is allocated before they fit its tensors
+            network = make_map(self.map, self.feature_size + 2 * self.time_waves, self.width, seed=0)
         wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         given = {name: tuple(tensor.shape) for name, tensor in self.weights.items()}
         if wanted != given:
@@ -125,7 +138,7 @@ class FramePolicy(Policy):
             raise ValueError(f"weights[{wrong!r}]: must be {wanted.get(wrong)}, got {given.get(wrong)}")
         if not all(bool(torch.isfinite(tensor).all()) for tensor in self.weights.values()):
             raise ValueError("weights: must be finite")
-        network.load_state_dict(self.weights)
+        network.load_state_dict({name: tensor.float().clone() for name, tensor in self.weights.items()}, assign=True)
         return network.eval().requires_grad_(False)
 
     def pixel_encoder(self) -> PixelEncoder | None:
@@ -133,32 +146,41 @@ class FramePolicy(Policy):
         if not self.encoder:
             return None
         mean, components = self.encoder["mean"], self.encoder["components"]
-        return PixelEncoder(self.thumbnail, mean, components, self.neighbours, self.centred)
+        return PixelEncoder(self.thumbnail, mean, components, self.neighbours, self.centred, self.piece, self.context)
 
     def selector(self, *, distinct: bool = False) -> SearchedFrames:
         """What `FrameSelectionCollator` uses; ``distinct`` as `SearchedFrames`."""
         return SearchedFrames(self, distinct=distinct)
 
     def check(
-        self, subject: object = None, /, *, data: object = None, features: np.ndarray | None = None
+        self,
+        subject: object = None,
+        /,
+        *,
+        data: object = None,
+        features: np.ndarray | None = None,
+        encoder: FrameEncoder | None = None,
     ) -> tuple[str, ...]:
-        """Compare the policy with the data it was searched on, or with the features of a clip.
+        """Compare the policy with the data it was searched on, with the features of a clip, or with an encoder.
 
         Args:
             subject: the old, positional spelling of ``data`` or ``features``.
             data: as `Policy.check`.
             features: of an encoder, [m, d].
+            encoder: the one that is to be used; compared by its ``digest()``, if it and the policy have one.
 
         Returns:
             The names of what was compared and agrees, as `Policy.check`.
 
         Raises:
-            PolicyError: the data differ, or the features are of another size.
+            PolicyError: the data differ, the features are of another size, or the encoder is another one.
             TypeError: nothing to check was given.
 
         Warns:
             FutureWarning: the positional spelling was used.
         """
+        if encoder is not None:
+            return self._check_encoder(encoder)
         if features is None and not hasattr(subject, "shape"):
             return super().check(data=self._keyword("data", subject, data))
         shape: tuple[int, ...] = np.shape(self._keyword("features", subject, features))  # type: ignore[call-overload]
@@ -169,10 +191,24 @@ class FramePolicy(Policy):
             )
         return ("feature_size",)
 
+    def _check_encoder(self, encoder: FrameEncoder) -> tuple[str, ...]:
+        own = self.pixel_encoder()
+        wanted = self.encoder_digest if own is None else own.digest()
+        digest = getattr(encoder, "digest", None)
+        if not wanted or digest is None:
+            return ()
+        if digest() != wanted:
+            raise PolicyError(
+                f"frames.check: {type(encoder).__name__} is another encoder than the one that the policy was searched "
+                "with (their digests differ); use that one, or search again"
+            )
+        return ("encoder_digest",)
+
     def facts(self) -> Facts:
         """What the policy says: its features, its map, where in a clip the best frames lie."""
         peak = int(self.profile.argmax())
         own = f"thumbnails {self.thumbnail[0]}x{self.thumbnail[1]}" if self.encoder else "an encoder of yours"
+        own = f"the liveliest {self.piece[0]}x{self.piece[1]} of {own}" if any(self.piece) else own
         own += " less the clip's mean" if self.centred else ""
         waves = f", with {self.time_waves} waves of time" if self.time_waves else ""
         work = f"map: {self.map} of width {self.width}; then at most {self.budget:,} evaluations a clip"

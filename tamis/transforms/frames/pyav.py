@@ -36,7 +36,9 @@ class PyAVFrames(VideoFrames):
     def __init__(self, source: str | bytes, name: str) -> None:
         import av
 
-        self.name, self.source, self._error = name, source, (av.error.FFmpegError, EOFError)
+        self.name, self.source = name, source
+        # beside FFmpeg's own: text that is none, numbers that are none, a picture larger than memory
+        self._error = (av.error.FFmpegError, EOFError, MemoryError, UnicodeError, ArithmeticError, IndexError)
         self.container: Any = None
         # `frame.to_ndarray(format=)` would set up a conversion, with threads, for each frame: half of the time
         self.converter = av.video.reformatter.VideoReformatter()
@@ -46,10 +48,8 @@ class PyAVFrames(VideoFrames):
             self._scan()
             promised = self.stream.frames
             stored = self.num_frames if self.num_frames >= promised else self._stored()
-        except MemoryError:  # FFmpeg's own too: not the file's fault
-            raise
         except self._error as error:
-            raise VideoError(f"video {name}: cannot be read ({error}); it is damaged, cut off or no video") from error
+            raise VideoError(f"video {name}: cannot be read ({_why(error)}); it is damaged or no video") from error
         if not self.num_frames or stored < promised:
             raise VideoError(f"video {name}: holds {stored} of {promised} frames; it is cut off")
 
@@ -57,7 +57,8 @@ class PyAVFrames(VideoFrames):
         import av
 
         self.close()
-        self.container = av.open(io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source)
+        content = io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source
+        self.container = av.open(content, mode="r", metadata_errors="ignore")  # titles may be in any encoding
         if not self.container.streams.video:
             raise VideoError(f"video {self.name}: has no video stream, only sound or data")
         self.stream = self.container.streams.video[0]
@@ -81,17 +82,16 @@ class PyAVFrames(VideoFrames):
         import av
 
         content = io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source
-        with av.open(content, mode="r", options={"ignore_editlist": "1"}) as container:
+        options = {"ignore_editlist": "1"}
+        with av.open(content, mode="r", options=options, metadata_errors="ignore") as container:
             return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
 
     def _read(self, indices: np.ndarray, size: Size | None) -> torch.Tensor:
         try:
             found = self._exact(indices) if self.pts is not None else self._counted(indices)
             return torch.stack([self._pixels(frame, size) for frame in found])
-        except MemoryError:
-            raise
         except self._error as error:
-            raise VideoError(f"video {self.name}: cannot be decoded ({error}); it is damaged or cut off") from error
+            raise VideoError(f"video {self.name}: cannot be decoded ({_why(error)}); it is damaged") from error
 
     def _exact(self, indices: np.ndarray) -> Iterator[VideoFrame]:
         """Each wanted frame, found by its time; seeks where a key frame lies between it and the last one."""
@@ -138,6 +138,10 @@ class PyAVFrames(VideoFrames):
     def close(self) -> None:
         if self.container is not None:
             self.container.close()
+
+
+def _why(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 def _first_from(reader: Iterator[VideoFrame], pts: int) -> VideoFrame | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,31 @@ class VideoFrames(ABC):
     name: str
     num_frames: int
     times: np.ndarray | None = None
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second, on average; None if unknown."""
+        if self.times is None or len(self.times) < 2 or not self.times[-1] > self.times[0]:
+            return None
+        return float((len(self.times) - 1) / (self.times[-1] - self.times[0]))
+
+    def metadata(self, frames: np.ndarray, height: int, width: int) -> dict[str, Any]:
+        """What transformers' video processors must know of a selection, as their ``video_metadata``.
+
+        Args:
+            frames: the numbers of the chosen frames, int64 [T].
+            height: of a frame, in pixels.
+            width: of a frame, in pixels.
+        """
+        fps = self.fps
+        return {
+            "total_num_frames": self.num_frames,
+            "fps": fps,
+            "duration": None if fps is None else self.num_frames / fps,
+            "height": height,
+            "width": width,
+            "frames_indices": frames.tolist(),
+        }
 
     def frames(self, indices: np.ndarray, size: Size | None = None) -> torch.Tensor:
         """The frames ``indices`` in that order, repeats included: uint8 RGB [k, 3, H, W].
@@ -108,6 +134,11 @@ class TorchcodecFrames(VideoFrames):
         self.num_frames = len(decoder)
         if self.num_frames < 1:
             raise VideoError(f"video {name}: has no frames")
+
+    @property
+    def fps(self) -> float | None:
+        known = getattr(getattr(self.decoder, "metadata", None), "average_fps", None)
+        return float(known) if known else None
 
     def _read(self, indices: np.ndarray, size: Size | None) -> torch.Tensor:
         step = len(indices) if size is None else self._PIECE
