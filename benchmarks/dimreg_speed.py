@@ -168,36 +168,42 @@ def look_ms(pruner: DimReg) -> float:
 def flat_in_rows(all_rows: list[int], batch: int, rounds: int) -> dict[str, Any]:
     """A step with and without DimReg as the tables grow: 22 fields, d = 16, an MLP 64-64-1, SGD on sparse gradients.
 
-    ``counting``: 8 steps before the decision, on one of which lookups are counted; ``decided``: 8 after it. ``own ms``:
-    of one step, penalty and `DimReg.step` alone, with their share of the looks at the tables. ``counting by tables``:
-    what release 0.1 did on every 8th step, to the end, for the largest table.
+    All sizes take turns. ``counting``: 8 steps before the decision, on one of which lookups are counted; ``decided``:
+    8 after it. ``own ms``: of one step, penalty and `DimReg.step` alone, with their share of the looks at the tables;
+    ``own, of the smallest``: its ratio to the first size. ``counting by tables``: what release 0.1 did on every 8th
+    step, to the end, for the largest table.
     """
-    result: dict[str, Any] = {"batch": batch, "fields": 22, "dim": 16, "steps of the training": STEPS_IN_ALL}
+    steps: dict[str, Callable[[], Any]] = {}
+    pruners, own, figures = {}, {}, {}
     for rows in all_rows:
-        sizes = field_sizes(22, rows)
+        sizes, name = field_sizes(22, rows), f"{rows:.0e} rows"
         batches = [batch_of(sizes, batch, seed) for seed in range(8)]
         nets = [Net(sizes, 16, True, hidden=64) for _ in range(2)]
-        pruner = DimReg(nets[1], size=0.2, total_steps=STEPS_IN_ALL)
-        own: list[float] = []
-        sgd = [torch.optim.SGD(net.parameters(), lr=1e-3) for net in nets]
-        plain, gated = stepper(nets[0], sgd[:1], batches, None), stepper(nets[1], sgd[1:], batches, pruner, own)
-        figures: dict[str, Any] = {"look_ms": look_ms(pruner)}
-        for phase, done in (("counting", 0.1), ("decided", 0.5)):
+        pruners[name], own[name] = DimReg(nets[1], size=0.2, total_steps=STEPS_IN_ALL), []
+        for net, pruner in zip(nets, (None, pruners[name]), strict=True):
+            sgd = [torch.optim.SGD(net.parameters(), lr=1e-3)]
+            one = stepper(net, sgd, batches, pruner, own[name])
+            steps[f"{name}{', with' if pruner else ''}"] = lambda one=one: [one() for _ in range(8)]
+        by_tables = race({"old": dense_count(max(sizes))}, 5, "old")["old"]["ms"]
+        figures[name] = {"look_ms": look_ms(pruners[name]), "counting by tables, ms": by_tables}
+    for phase, done in (("counting", 0.1), ("decided", 0.5)):
+        for name, pruner in pruners.items():
             pruner._taken = 8 * int(done * STEPS_IN_ALL / 8)
-            own.clear()
-            made = {"without": lambda: [plain() for _ in range(8)], "with": lambda: [gated() for _ in range(8)]}  # noqa: B023
-            raced = race(made, rounds, "without")
-            each = np.array(own[8:]).reshape(-1, 8).mean(1)
-            figures[phase] = {
-                "without, ms": round(raced["without"]["ms"] / 8, 3),
-                "with, ms": round(raced["with"]["ms"] / 8, 3),
-                "ratio": raced["with"]["time_ratio"],
-                "own ms": round(1e3 * float(np.median(each)) + LOOKS * figures["look_ms"] / STEPS_IN_ALL, 3),
+            own[name].clear()
+        raced = race(steps, rounds, next(iter(steps)))
+        each = {name: np.array(spent[8:]).reshape(-1, 8).mean(1) for name, spent in own.items()}
+        looks = {name: 1e-3 * LOOKS * figures[name]["look_ms"] / STEPS_IN_ALL for name in own}
+        for name, spent in each.items():
+            with_, without = raced[f"{name}, with"]["ms"] / 8, raced[name]["ms"] / 8
+            smallest = each[next(iter(each))] + looks[next(iter(each))]
+            figures[name][phase] = {
+                "without, ms": round(without, 3),
+                "with, ms": round(with_, 3),
+                "with over without": round(with_ / without, 3),
+                "own ms": round(1e3 * float(np.median(spent + looks[name])), 3),
+                "own, of the smallest": round(float(np.median((spent + looks[name]) / smallest)), 3),
             }
-        figures["counting by tables, ms"] = race({"old": dense_count(max(sizes))}, 5, "old")["old"]["ms"]
-        result[f"{sum(sizes):.1e} rows"] = figures
-        print(json.dumps(figures, indent=1), flush=True)
-    return result
+    return {"batch": batch, "fields": 22, "dim": 16, "steps of the training": STEPS_IN_ALL, **figures}
 
 
 def dense_count(rows: int) -> Callable[[], None]:

@@ -39,6 +39,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "SSEDS": {"batches": 10},
 }
 METHODS = ("L1Gates", "MDE", "PEP", "SSEDS", "HAM", "DeepLight", "AutoDim", "OptEmbed", "LPFS", "AutoField", "OptFS")
+AGAIN = ("SSEDS", "PEP", "AutoDim", "AutoField", "OptFS")  # also with one training, which is ours
 SEARCH = 1 / 3  # of the samples, for a method that then trains anew
 
 
@@ -97,22 +98,30 @@ class League:
         setting.data = replace(self.data, train=(ids[rest], labels[rest]))
         return setting, (ids[part], labels[part])
 
-    def pruner(self, name: str, model: nn.Module, size: float, steps: int) -> Any:
-        config = getattr(pruners, f"{name}Config")(**CHANGES.get(name, {}))
+    def pruner(self, name: str, model: nn.Module, size: float, steps: int, goes_on: bool) -> Any:
+        changes = CHANGES.get(name, {}) | ({"decide_by": SEARCH} if goes_on else {})
+        config = getattr(pruners, f"{name}Config")(**changes)
         return getattr(pruners, name)(model, size=size, tables=self.fields, config=config, total_steps=steps)
 
-    def prune(self, name: str, size: float) -> tuple[Run, float, float]:
-        """Train with the method, cut, train again if it asks for it: the last run, its byte share, samples in all."""
+    def prune(self, name: str, size: float, goes_on: bool = False) -> tuple[Run, float, float]:
+        """Train with the method, cut, train again if it asks for it: the last run, its byte share, samples in all.
+
+        ``goes_on``: decide after `SEARCH` of the training and go on with the weights, in place of training anew.
+        """
         total = self.setting.epochs * len(self.data.train[0])
         kind = getattr(pruners, name)
         setting, part = self.held(bool(kind.validates))
         rows, model = len(setting.data.train[0]), self.setting.build(self.seed)
         start = copy.deepcopy(model)
-        again = getattr(kind, "again", "no") != "no" and getattr(kind, "config_class", object)().decide_by == 1.0
-        cost = 1 + (self.learns(name) if kind.validates else 0.0)  # samples per trained sample
+        again = (
+            not goes_on
+            and getattr(kind, "again", "no") != "no"
+            and getattr(kind, "config_class", object)().decide_by == 1.0
+        )
+        cost = 1 + ((SEARCH if goes_on else self.learns(name)) if kind.validates else 0.0)  # samples per trained sample
         epochs = max(1, round((SEARCH if again else 1.0) * total / rows / cost - 0.49))
         steps = epochs * (rows // setting.batch)
-        pruner = self.pruner(name, model, size, steps)
+        pruner = self.pruner(name, model, size, steps, goes_on)
         along = Along(pruner, model, part, setting.batch, self.seed)
         decided = getattr(pruner.config, "decide_by", 0.0) + getattr(pruner.config, "closing", 0.0)
         first = 0 if name == "MDE" else min(epochs, int(np.ceil(decided * epochs))) - 1
@@ -145,7 +154,8 @@ class League:
         """Name -> what trains it."""
         dim = self.setting.dim
         arms: dict[str, Callable[[], tuple[Run, float, float]]] = {"uniform": lambda: self.uniform(round(size * dim))}
-        return arms | {name: (lambda name=name: self.prune(name, size)) for name in (*METHODS, "DNIS", "DimReg")}
+        arms |= {name: (lambda name=name: self.prune(name, size)) for name in (*METHODS, "DNIS", "DimReg")}
+        return arms | {f"{name}, goes on": (lambda name=name: self.prune(name, size, True)) for name in AGAIN}
 
 
 def summary(runs: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:

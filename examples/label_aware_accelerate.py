@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 from tamis.core import torch_generator
 from tamis.search import search_label_aware
-from tamis.transforms import LabelAwareAugment, LabelAwareDataset
+from tamis.transforms import LabelAwareAugment, LabelAwareDataset, MenuPolicy
 
 
 def write_folder(part, root):
@@ -32,7 +32,6 @@ def write_folder(part, root):
 def main(argv=None):
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=Path("runs/label_aware_accelerate"))
-    parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=40)
     args = parser.parse_args(argv)
 
@@ -42,10 +41,11 @@ def main(argv=None):
     accelerator.wait_for_everyone()
     folder = ImageFolder(str(args.out / "train"))
 
-    plain = [(to_input(image), label) for image, label in folder]
-    judge = fit(make_net(), DataLoader(plain, 64, shuffle=True, generator=torch_generator(1)), args.epochs)
+    usual = LabelAwareDataset(folder, LabelAwareAugment(MenuPolicy.plain(folder.classes)), transform=to_input)
+    loader = DataLoader(usual, 64, shuffle=True, generator=torch_generator(1))
+    judge = fit(make_net(), loader, args.epochs, set_epoch=usual.set_epoch)
     policy = search_label_aware(  # each process takes some batches of every pass; all get the same policy
-        judge, DigitImages("reward"), iterations=args.iterations, warmup=args.iterations // 4, triples=50,
+        judge, DigitImages("reward"), trained_with="randaugment", add=["HorizontalFlip", "VerticalFlip"],
         out=args.out / "policy",
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Label-aware augmentation in a plain loop: search a policy on digits, look at it, train with it.
+"""Label-aware augmentation in a plain loop: which digits bear a flip? Search, look, train.
 
 python examples/label_aware_plain_loop.py --out runs/label_aware
 """
@@ -12,7 +12,7 @@ from digit_images import DigitImages, accuracy, fit, make_net, to_input
 from torch.utils.data import DataLoader, Dataset
 
 from tamis.search import search_label_aware
-from tamis.transforms import LabelAwareAugment, LabelAwareDataset
+from tamis.transforms import LabelAwareAugment, LabelAwareDataset, MenuPolicy
 
 
 class Plain(Dataset):
@@ -32,15 +32,15 @@ class Plain(Dataset):
 def main(argv=None):
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=Path("runs/label_aware"))
-    parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=40)
     args = parser.parse_args(argv)
     train = DigitImages("train")
 
-    # a model that has not seen the reward images judges which triples keep each class recognisable
-    judge = fit(make_net(), DataLoader(Plain(train), 64), args.epochs)
+    # a model that was trained with RandAugment, and never with a flip, judges which digits can be flipped
+    usual = LabelAwareDataset(train, LabelAwareAugment(MenuPolicy.plain(train.classes)), transform=to_input)
+    judge = fit(make_net(), DataLoader(usual, 64), args.epochs, set_epoch=usual.set_epoch)
     policy = search_label_aware(
-        judge, DigitImages("reward"), iterations=args.iterations, warmup=args.iterations // 4, triples=50, out=args.out
+        judge, DigitImages("reward"), trained_with="randaugment", add=["HorizontalFlip", "VerticalFlip"], out=args.out
     )
     print(policy.summary())
     policy.plot(args.out / "label_aware.png")

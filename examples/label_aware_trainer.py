@@ -17,7 +17,7 @@ from transformers import Trainer, TrainingArguments
 
 from tamis.callbacks import attach
 from tamis.search import search_label_aware
-from tamis.transforms import LabelAwareAugment
+from tamis.transforms import LabelAwareAugment, LabelAwareDataset, MenuPolicy
 
 FEATURES = datasets.Features(
     {"img": datasets.Image(), "label": datasets.ClassLabel(names=list(CLASSES)), "row": datasets.Value("int64")}
@@ -46,15 +46,14 @@ def collate(rows):
 def main(argv=None):
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=Path("runs/label_aware_trainer"))
-    parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=40)
     args = parser.parse_args(argv)
     part = DigitImages("train")
 
-    plain = [(to_input(image), label) for image, label in part]
-    judge = fit(make_net(), DataLoader(plain, 64), args.epochs)
+    usual = LabelAwareDataset(part, LabelAwareAugment(MenuPolicy.plain(CLASSES)), transform=to_input)  # RandAugment
+    judge = fit(make_net(), DataLoader(usual, 64), args.epochs, set_epoch=usual.set_epoch)
     policy = search_label_aware(
-        judge, DigitImages("reward"), iterations=args.iterations, warmup=args.iterations // 4, triples=50,
+        judge, DigitImages("reward"), trained_with="randaugment", add=["HorizontalFlip", "VerticalFlip"],
         out=args.out / "policy",
     )  # fmt: skip
 

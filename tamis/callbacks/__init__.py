@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from tamis.callbacks.loop import ResumableLoader
+from tamis.core.extras import needs
 from tamis.core.types import Accelerator, Stateful, TrainerLike
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def attach(target: object, component: object, **options: Any) -> object:
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'tamis.callbacks' has no attribute {name!r}")
-    from tamis.callbacks import hf
+    with needs("hf", name):
+        from tamis.callbacks import hf
 
     return getattr(hf, name)

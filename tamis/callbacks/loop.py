@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from tamis.callbacks.base import ResumableSampler, check_length, check_sampler
 from tamis.callbacks.dealing import Dealing, RestOfEpoch, innermost_sampler, put_sampler
-from tamis.callbacks.proof import check_drawn
+from tamis.callbacks.proof import check_drawn, check_ranks
 from tamis.core.checks import check_int
 from tamis.core.types import Stateful
 
@@ -37,7 +37,7 @@ class ResumableLoader:
 
     Raises:
         TypeError, ValueError: the sampler does not fit, see `tamis.callbacks.base.check_sampler`.
-        TamisError: the first batch was not drawn from the sampler.
+        TamisError: the first batch was not drawn from the sampler, or the processes hold different ones.
     """
 
     def __init__(self, loader: DataLoader[Any], sampler: ResumableSampler, **components: Stateful) -> None:
@@ -59,6 +59,7 @@ class ResumableLoader:
         self.batch = 0
         self._from = (0, 0)  # a batch number and the position before it
         self._length = len(sampler)
+        self._compared = False  # with the other ranks' samplers
         self._dealing = Dealing.of(loader)
         self._source = _without_state(loader) if self._prepared else loader
 
@@ -86,6 +87,9 @@ class ResumableLoader:
         check_length(self.sampler, self._length)
         self._turn_over()
         self.sampler.set_epoch(self.epoch)
+        if self._prepared and not self._compared:
+            check_ranks(self.sampler)
+            self._compared = True
         iterations = getattr(self.sampler, "iterations", None)
         try:
             for batch in self._rest():

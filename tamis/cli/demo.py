@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from tamis.cli.errors import PACKAGE, UsageError, listed
+from tamis.core.extras import missing, needs
 
 __all__ = ["run_demo"]
 
@@ -36,7 +37,8 @@ def run_demo(args: argparse.Namespace) -> int:
 def _check_label(path: Path, label: str) -> None:
     """Refuse a label that is no column by the table's header alone, before a demo loads all it needs."""
     if path.suffix == ".parquet" and path.is_file():
-        from pyarrow import parquet
+        with needs("demo", "tamis demo"):
+            from pyarrow import parquet
 
         columns = parquet.read_schema(path).names
     elif path.suffix == ".csv":
@@ -62,7 +64,10 @@ def _run_example(path: Path, words: list[str]) -> int:
         raise UsageError(f"{path}: cannot be imported")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        raise missing("demo", f"tamis demo {path.stem.removeprefix('demo_')}", error) from error
     try:
         return int(module.main(words))
     except SystemExit as end:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 
+from tamis.core.extras import needs
 from tamis.policy.base import fingerprint
 
 if TYPE_CHECKING:
@@ -85,8 +86,9 @@ def fingerprint_columns(columns: Sequence[Column]) -> str:
 
 def _bytes_of(column: Column) -> list[np.ndarray]:
     """A text column as arrays, for `fingerprint`: the same for equal values, whatever holds them."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
+    with needs("text", "text columns"):
+        import pyarrow as pa
+        import pyarrow.compute as pc
 
     if isinstance(column, np.ndarray) and column.ndim == 2:
         column = list(column)

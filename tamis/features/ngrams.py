@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tamis.core.extras import needs
 from tamis.features.columns import Column
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def token_ids(column: Column, *, ignore: Sequence[int] = (-100,)) -> Ragged:
     Raises:
         TypeError: none of these, or a row that is None.
     """
-    import pyarrow as pa
+    with needs("text", "text columns"):
+        import pyarrow as pa
 
     if isinstance(column, np.ndarray) and column.ndim == 2:
         column = list(column)

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from tamis.core.checks import check_choice
+from tamis.core.extras import needs
 from tamis.core.rng import numpy_generator, seed_of
 
 __all__ = ["INITIAL", "OPTIMIZERS", "History", "propose"]
@@ -82,7 +83,8 @@ def _finite(history: History) -> list[tuple[np.ndarray, float]]:
 
 def _sobol(dim: int, seed: int) -> np.ndarray:
     """The first `INITIAL` points, evenly spread: [INITIAL, D]."""
-    from scipy.stats import qmc
+    with needs("search", "optimizer"):
+        from scipy.stats import qmc
 
     points: np.ndarray = qmc.Sobol(dim, rng=np.random.Generator(np.random.PCG64(seed_of(seed)))).random(INITIAL)
     return points

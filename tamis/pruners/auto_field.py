@@ -79,6 +79,7 @@ class AutoField(FactorPruner):
     """
 
     config_class = AutoFieldConfig
+    whole_tables = True
     default_size = 0.5
     validates = 1
     again = "fresh"

@@ -124,6 +124,7 @@ class Pruner(Regularizer):
 
     validates: ClassVar[int] = 0
     trains: int = 0
+    quantize: str | None = None
     retrain: Literal["no", "fresh", "rewind"] = "no"
 
     def __init__(
@@ -305,8 +306,8 @@ class Pruner(Regularizer):
             example_inputs: a batch to run the model on, where the cut can use one; the report then has the largest
                 change of an output.
             project: as for `tamis.pruners.cut`.
-            quantize: store what is left of the tables as ``int8``, ``int4`` or ``int2`` (`quantize_embeddings`). They
-                cannot be trained any more, so ``optimizer`` must be left out.
+            quantize: store the tables as ``int8``, ``int4`` or ``int2`` (`quantize_embeddings`), not to be trained
+                any more: leave ``optimizer`` out. None: as the pruner's own ``quantize`` says, if it has one (DimReg).
 
         Raises:
             ValueError: ``optimizer`` was given with ``quantize``; nothing was changed.
@@ -317,6 +318,7 @@ class Pruner(Regularizer):
         name = type(self).__name__
         if self.report is not None:
             raise RuntimeError(f"{name}.prune(): the model is cut already; make a new {name} to prune it further")
+        quantize = self.quantize if quantize is None else quantize
         if quantize is not None:
             check_stored("quantize", quantize)
             refuse_trained({table.field: table.modules for table in self.tables}, optimizer, quantize)

@@ -76,7 +76,13 @@ class Budget:
 _WORDS = {"bytes": "budget_bytes"}
 
 
-def check_budget(asked: Budget, tables: Sequence[Table], costs: Sequence[float], budget: float) -> None:
+def check_budget(
+    asked: Budget,
+    tables: Sequence[Table],
+    costs: Sequence[float],
+    budget: float,
+    whole: Sequence[float | Tensor] | None = None,
+) -> None:
     """Refuse a budget that holds no dimension at all, and warn of one that holds all, or leaves tables without any.
 
     Args:
@@ -84,6 +90,7 @@ def check_budget(asked: Budget, tables: Sequence[Table], costs: Sequence[float],
         tables: all that it is for.
         costs: per table what one dimension costs.
         budget: in the same unit.
+        whole: per table what all of it costs; None: as many times ``costs`` as it has dimensions.
 
     Raises:
         ValueError: it does not hold one dimension of the cheapest table.
@@ -93,17 +100,18 @@ def check_budget(asked: Budget, tables: Sequence[Table], costs: Sequence[float],
         UserWarning: it does not hold one dimension of every table.
     """
     cheapest = min(range(len(tables)), key=lambda number: costs[number])
-    whole = sum(cost * table.width for cost, table in zip(costs, tables, strict=True))
+    wide = [cost * table.width for cost, table in zip(costs, tables, strict=True)] if whole is None else whole
+    total = float(sum(wide))
     if budget < costs[cheapest] * (1 - 1e-9):
         raise ValueError(
             f"{asked}: holds {budget:,.0f} bytes, less than one dimension of the smallest table, "
             f"{tables[cheapest].field!r} ({costs[cheapest]:,.0f} bytes), so nothing would be left; give more"
         )
-    if budget >= whole:
+    if budget >= total:
         words = f"{asked} holds every dimension, so nothing will be pruned; try size=0.2"
         warnings.warn(words, NoEffectWarning, stacklevel=5)
     elif budget < sum(costs) * (1 - 1e-9):
-        enough = f"{'size' if asked.keep is None else 'keep'}={sum(costs) / whole:.2g}"
+        enough = f"{'size' if asked.keep is None else 'keep'}={sum(costs) / total:.2g}"
         warnings.warn(
             f"{asked} holds less than one dimension of each of the {len(tables)} tables ({enough} would), so at least "
             "one will keep nothing and read as zeros; give more, or leave tables out with tables=",

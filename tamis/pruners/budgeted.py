@@ -81,10 +81,8 @@ class BudgetedPruner(Pruner):
         self._start = [_print_of(table.weight) for table in self.tables]
         self.prepare()
         self.wake()
-        whole = sum(table.dim_bytes * table.width for table in self.tables)
-        if self.budget is not None and (1.0 in (size, keep) or (budget_bytes or 0) >= whole):
-            words = f"{type(self).__name__}: {self.budget} holds everything, so nothing will be pruned; try size=0.2"
-            warnings.warn(words, NoEffectWarning, stacklevel=2)
+        if self.budget is not None:
+            self.judge_budget(self.budget)
 
     def _config(self, config: Any) -> Any:
         """The settings, checked to be of this method."""
@@ -94,6 +92,13 @@ class BudgetedPruner(Pruner):
         return self.config_class() if config is None else config
 
     # ---- what a method says
+
+    def judge_budget(self, budget: Budget) -> None:
+        """Warn of a budget that holds everything; a subclass may refuse one that holds nothing."""
+        whole = sum(table.dim_bytes * table.width for table in self.tables)
+        if 1.0 in (budget.size, budget.keep) or (budget.bytes or 0) >= whole:
+            words = f"{type(self).__name__}: {budget} holds everything, so nothing will be pruned; try size=0.2"
+            warnings.warn(words, NoEffectWarning, stacklevel=4)
 
     def prepare(self) -> None:
         """Check and make what the method needs besides; called once, when the gates are there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from tamis.core.distributed import all_mean_
 from tamis.core.errors import NoEffectWarning
 from tamis.pruners.base import Loss, Step
+from tamis.pruners.budget import Budget, check_budget
 from tamis.pruners.budgeted import BudgetedPruner, best_columns, finite
 from tamis.pruners.gates import Gate, gate_of
 from tamis.pruners.selection import Selection
@@ -79,6 +81,26 @@ class FactorGate(LearnedGate):
 
 class FactorPruner(BudgetedPruner):
     """Learns a number per column (or table) and keeps the best that the budget holds."""
+
+    whole_tables: ClassVar[bool] = False  # what stays are tables, not columns
+
+    def judge_budget(self, budget: Budget) -> None:
+        """As `check_budget`, or, where tables stay or go, that the smallest of them fits.
+
+        Raises:
+            ValueError: the budget holds nothing.
+        """
+        costs, total = budget.costs(self.tables)
+        if not self.whole_tables:
+            check_budget(budget, self.tables, costs, total)
+            return
+        super().judge_budget(budget)
+        least, field = min((cost * table.width, table.field) for cost, table in zip(costs, self.tables, strict=True))
+        if total < least * (1 - 1e-9):
+            raise ValueError(
+                f"{budget}: holds less than the smallest table, {field!r}, so nothing would be left; give more, or "
+                "take a pruner of columns"
+            )
 
     def factor_gates(self) -> list[FactorGate]:
         """The gates, in the order of ``tables``."""

@@ -126,6 +126,7 @@ class LPFS(FactorPruner):
     """
 
     config_class = LPFSConfig
+    whole_tables = True
     default_size = None
 
     def make_gate(self, table: Table) -> PolarGate:

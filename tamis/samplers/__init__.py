@@ -17,6 +17,7 @@ from tamis.features.text import curriculum_features
 from tamis.samplers.base import StatefulSampler
 from tamis.samplers.competence import CompetenceSampler
 from tamis.samplers.curriculum.sampler import CurriculumPolicy, CurriculumSampler
+from tamis.samplers.mixture.sampler import MixtureSampler
 from tamis.samplers.plain import BalancedSampler, TemperatureSampler, TrimSampler
 from tamis.samplers.swift.law import SwiftLaw
 from tamis.samplers.swift.sampler import SwiftPolicy, SwiftSampler
@@ -37,6 +38,7 @@ __all__ = [
     "Length",
     "LogLikelihood",
     "LossDifference",
+    "MixtureSampler",
     "Rarity",
     "SampleFeatures",
     "StatefulSampler",

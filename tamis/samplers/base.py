@@ -86,10 +86,14 @@ class StatefulSampler(Sampler[int]):
         """
         self._start = check_int("position", position, low=0, high=len(self))
 
-    def logs(self) -> dict[str, float]:
+    def logs(self, position: int | None = None) -> dict[str, float]:
         """Scalars for a trainer's log: ``tamis/distinct``, the share of distinct samples among the epoch's draws.
 
         Where the sampler knows the size of its data; the order is gone through once an epoch.
+
+        Args:
+            position: indices of the epoch consumed so far, on all ranks together, for a subclass that tells what was
+                drawn up to there; None: of the whole epoch.
         """
         size = self.data_size
         if size is None:

@@ -9,3 +9,11 @@ class TestOnPil(TransformContract):
 
 class TestOnTensors(TransformContract):
     factory = "tests.contract.label_aware_factories:make_tensors"
+
+
+class TestMenuOnPil(TransformContract):
+    factory = "tests.contract.label_aware_factories:make_menu_pil"
+
+
+class TestMenuOnTensors(TransformContract):
+    factory = "tests.contract.label_aware_factories:make_menu_tensors"

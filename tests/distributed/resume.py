@@ -1,5 +1,12 @@
 """Run on each of two ranks: resumes with other loaders than Accelerate's usual one."""
 
+import tempfile
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+
+from tamis.callbacks.hf.pruning import _first_rows
 from tamis.core.distributed import rank
 from tamis.core.errors import TamisError
 from tamis.search.journal import Journal
@@ -17,6 +24,25 @@ def resumes(trainers, loader, batch_size, workers=0, accumulation=1):
     """Whatever differs after a resume at every step."""
     run = Run(make_uneven, 22, batch_size, workers, accumulation, loader)
     return [f"{name}: {text}" for name in trainers for text in resume_mismatches(TRAINERS[name], run)]
+
+
+def different_samplers():
+    """What a rank says if the others' sampler has another seed, with Trainer and with Accelerate."""
+    said = []
+    for train in (TRAINERS["trainer"], TRAINERS["accelerate"]):
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                train(Run(lambda: ShuffleSampler(22, seed=rank()), 22, 2), folder)
+            except TamisError as error:
+                said.append(str(error))
+    return said
+
+
+def first_rows_of_different_data():
+    """The rows that a cut is checked with, where each rank holds other data."""
+    data = [{"x": torch.tensor([float(rank())])}] * 4
+    loader = Accelerator(cpu=True).prepare(DataLoader(data, batch_size=2))
+    return _first_rows(loader)["x"].tolist()
 
 
 def different_searches():

@@ -149,3 +149,13 @@ def test_ranks_with_different_searches_are_told():
     said = run_distributed("tests.distributed.resume:different_searches")
     assert said[0] == said[1]
     assert "ranks 0 and 1 were given different searches: seed differ (seed=0 and 1)" in said[0]
+
+
+def test_ranks_with_different_samplers_are_told():
+    for said in run_distributed("tests.distributed.resume:different_samplers"):
+        assert len(said) == 2
+        assert all("ShuffleSampler: the processes hold different ones (seed differ)" in text for text in said)
+
+
+def test_a_cut_is_checked_with_the_same_rows_on_every_rank():
+    assert run_distributed("tests.distributed.resume:first_rows_of_different_data") == [[[0.0]] * 4] * 2

@@ -18,9 +18,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 RUNS = {
-    "label_aware_trainer.py": ([], ["--iterations", "12", "--epochs", "2"], "label-aware with Trainer: test accuracy"),
-    "label_aware_accelerate.py": (TWO_PROCESSES, ["--iterations", "12", "--epochs", "1"], "2 processes: label-aware"),
-    "label_aware_plain_loop.py": ([], ["--iterations", "12", "--epochs", "2"], "label-aware: test accuracy"),
+    "label_aware_trainer.py": ([], ["--epochs", "2"], "label-aware with Trainer: test accuracy"),
+    "label_aware_accelerate.py": (TWO_PROCESSES, ["--epochs", "1"], "2 processes: label-aware"),
+    "label_aware_plain_loop.py": ([], ["--epochs", "2"], "label-aware: test accuracy"),
     "curriculum_trainer.py": ([], ["--samples", "160", "--epochs", "1", "--steps", "60"], "takes one of 16 candidates"),
     "curriculum_accelerate.py": (
         TWO_PROCESSES,

@@ -1,6 +1,8 @@
 """Encoders of frames: the piece that moves, image models of timm and of Hugging Face, and which of them tells most."""
 
+import dataclasses
 import pickle  # noqa: TID251  (what a worker process does with a collator)
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +10,21 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, ConvNextImageProcessor, ResNetConfig, ResNetModel
 
 import tamis
-from tamis.core.errors import TamisError
+from tamis.core.errors import PolicyError, TamisError
 from tamis.core.rng import torch_generator
 from tamis.search import MapConfig, compare_encoders, search_frames
-from tamis.transforms import FrameSelectionCollator, HFEncoder, MotionEncoder, PixelEncoder, TimmEncoder
+from tamis.transforms import (
+    ClipView,
+    ConfidentFrames,
+    FrameSelectionCollator,
+    HFEncoder,
+    MotionEncoder,
+    PixelEncoder,
+    TimmEncoder,
+)
 from tamis.transforms.frames.encoder import liveliest
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "frames"
 SIZE, PIECE = (96, 120), (32, 48)
 
 
@@ -192,3 +203,33 @@ def test_a_search_and_a_collator_take_an_image_model(tmp_path) -> None:
     collate = FrameSelectionCollator(policy, 3, encoder=encoder, cache_dir=tmp_path / "features")
     batch = collate([{"video": video, "label": label} for video, label in zip(videos[:2], labels, strict=False)])
     assert batch["frame_indices"].shape == (2, 3)
+
+
+def test_another_encoder_than_the_policys_is_refused(tmp_path) -> None:
+    videos, labels = lips(8)
+    options = dict(num_frames=2, folds=2, clip_length=5, budget=200, map_config=MapConfig(width=8, epochs=1))
+    policy = search_frames(videos, labels, encoder=HFEncoder(tiny_clip()), **options)
+    with pytest.raises(
+        PolicyError, match="HFEncoder is another encoder than the one that the policy was searched with"
+    ):
+        FrameSelectionCollator(policy, 2, encoder=HFEncoder(tiny_clip()))
+    with pytest.raises(PolicyError, match="the policy was searched with an encoder of your own"):
+        FrameSelectionCollator(policy, 2)
+
+
+def test_more_frames_than_were_searched_for_are_told() -> None:
+    policy = tamis.load_policy(GOLDEN / "2")
+    with pytest.warns(UserWarning, match="num_frames=9: the policy was searched for 3 frames"):
+        FrameSelectionCollator(policy, 9)
+
+
+def test_a_head_of_another_width_is_told() -> None:
+    view = ClipView(4, np.zeros((4, 5), dtype=np.float32))
+    with pytest.raises(ValueError, match=r"head: cannot read features \[4, 5\].*features of the same encoder"):
+        ConfidentFrames(torch.nn.Linear(6, 2)).select(view, 2)
+
+
+def test_a_loaded_policy_cannot_ask_for_huge_pictures() -> None:
+    policy = tamis.load_policy(GOLDEN / "3")
+    with pytest.raises(ValueError, match="must be at most 1024 a side"):
+        dataclasses.replace(policy, thumbnail=(2, 100_000))

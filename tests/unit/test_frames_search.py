@@ -239,16 +239,18 @@ def test_videos_in_policy_out():
     features = collate.encoder(shrink(videos[0], (32, 48)))
     assert collate.select(videos[0]).tolist() == found.selector().select(ClipView(12, features), 2).tolist()
     assert len(collate.plot(videos[0]).axes) == 5
-    apart = FrameSelectionCollator(found, num_frames=6, distinct=True)
+    with pytest.warns(UserWarning, match="num_frames=6: the policy was searched for 2 frames"):
+        apart = FrameSelectionCollator(found, num_frames=6, distinct=True)
     assert all(len(set(apart.select(video).tolist())) == 6 for video in videos)
     with pytest.raises(ValueError, match="distinct=True: is for a FramePolicy"):
         FrameSelectionCollator(UniformFrames(), 2, distinct=True)
     black = torch.zeros(9, 3, 16, 24, dtype=torch.uint8)  # no frame differs from any other
     assert collate.select(black).shape == (2,)
     assert collate.select(black[:1]).tolist() == [0, 0]
-    other = FrameSelectionCollator(found, num_frames=2, encoder=PixelEncoder.pixels((4, 6)))
+    with pytest.raises(PolicyError, match="PixelEncoder is another encoder than the one that the policy was"):
+        FrameSelectionCollator(found, num_frames=2, encoder=PixelEncoder.pixels((4, 6)))
     with pytest.raises(PolicyError, match="features of size 24: the policy was searched on size 144"):
-        other.select(videos[0])
+        found.check(features=PixelEncoder.pixels((4, 6))(shrink(videos[0], (4, 6))))
 
 
 def test_a_centred_encoder_sees_what_moves_in_search_files_and_collator(tmp_path):

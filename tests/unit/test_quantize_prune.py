@@ -145,6 +145,13 @@ def test_a_tied_head_keeps_its_float_table_and_that_is_said():
     assert model(input_ids=torch.randint(3, 100, (2, 5))).logits.shape == (2, 5, 100)
 
 
+def test_a_list_that_still_holds_the_float_table_is_named():
+    model = random_model("deepfm")
+    model.penalised = [model.embeddings["user"].weight]
+    with pytest.warns(UserWarning, match=r"model\.penalised still holds .*embeddings\.user\.weight, which quantising"):
+        quantize_embeddings(model, "int4")
+
+
 # ---- mended in the cut
 
 

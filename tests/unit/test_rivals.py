@@ -145,6 +145,20 @@ def test_the_model_and_pruner_can_be_copied_and_pickled(name: str) -> None:
     assert torch.equal(copied.eval()(**batch)["logits"], pruner.model.eval()(**batch)["logits"])
 
 
+@pytest.mark.parametrize("name", ["L1Gates", "SSEDS", "HAM", "AutoDim"])
+def test_budgets_of_less_than_a_dimension_for_each_table(name: str) -> None:
+    with pytest.raises(ValueError, match=r"less than one dimension of the smallest table, 'embeddings\.colour'"):
+        pruner_of(name, size=0.001)
+    with pytest.warns(UserWarning, match="at least one will keep nothing"):
+        pruner_of(name, size=0.1)
+
+
+@pytest.mark.parametrize("name", ["LPFS", "AutoField"])
+def test_budgets_of_less_than_a_table(name: str) -> None:
+    with pytest.raises(ValueError, match=r"holds less than the smallest table, 'embeddings\.colour'"):
+        pruner_of(name, size=0.02)
+
+
 NOTHING = {
     "L1Gates": ({"lr": 1e-9, "decide_by": 1.0}, "every column has the same score"),
     "PEP": ({"lr": 1e-9}, "the thresholds have pruned nothing"),

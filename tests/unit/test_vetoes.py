@@ -26,7 +26,7 @@ def test_planted_vetoes_are_found_and_sure():
     assert column(policy, "VerticalFlip") == [1.0, 1.0, 1.0]
     assert (policy.doubts[:2, policy.names.index("HorizontalFlip")] < 1e-6).all()
     assert policy.judged.tolist() == [False] + [True] * 15
-    passes = 11 * 3 + 2 + 2  # at three levels; AutoContrast and Equalize, and the flips, have no magnitude
+    passes = 11 * 2 + 2 + 2  # at two levels; AutoContrast and Equalize, and the flips, have no magnitude
     assert policy.search.budget == {"judges_trained": 0, "sample_forwards": 60 * (1 + passes)}
     assert policy.check(data=tamis.DataInfo(classes=CLASSES)) == ("classes",)
     assert find() == policy
@@ -90,7 +90,7 @@ def darker(image, strength):
 
 def test_a_class_that_bears_an_operation_mildly_gets_it_mildly():
     add_operation("TestDark", darker, low=0.0, high=1.0)
-    policy = find(add=["TestDark"])
+    policy = find(add=["TestDark"], levels=(1 / 3, 2 / 3, 1))
     assert column(policy, "TestDark")[:2] == [pytest.approx(2 / 3)] * 2, "black at its full magnitude only"
     assert column(policy, "TestDark")[2] == 1.0, "what is black has no brighter half: both"
     augment = LabelAwareAugment(policy)
@@ -117,7 +117,7 @@ def test_an_interrupted_search_goes_on_and_trains_no_judge_twice(tmp_path):
     assert len(calls) == 3
     with pytest.raises(TamisError, match="seed differ"):
         find(fit=fit, out=tmp_path, seed=1)
-    stricter = find(fit=failing, out=tmp_path, margin_unseen=0.99)
+    stricter = find(fit=failing, out=tmp_path, margin=0.99)
     assert len(calls) == 3, "judgements are weighed anew, nothing is trained"
     assert column(stricter, "HorizontalFlip") == [1.0, 1.0, 1.0]
     lines = (tmp_path / "journal.jsonl").read_text().splitlines()

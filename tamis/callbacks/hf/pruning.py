@@ -168,7 +168,8 @@ class PruningCallback(ComponentCallback):
             options = dict(self.prune_options)
             if "example_inputs" not in options:
                 options["example_inputs"] = _first_rows(kwargs["train_dataloader"])
-            optimizer = None if options.get("quantize") else kwargs["optimizer"]  # the training of the tables is over
+            is_last = options.get("quantize") or self.component.quantize  # the tables cannot be trained afterwards
+            optimizer = None if is_last else kwargs["optimizer"]
             self.plan = self.component.prune(optimizer, **options)
         except NotPolarisedError as error:
             warnings.warn(f"nothing was cut: {error}", NoEffectWarning, stacklevel=2)

@@ -11,7 +11,7 @@ from tamis.callbacks.base import check_length, check_sampler
 from tamis.callbacks.dealing import Dealing, RestOfEpoch, put_sampler
 from tamis.callbacks.hf.component import ComponentCallback
 from tamis.callbacks.hf.position import Start, move_schedule, start_at, trainers_start, updates_per_epoch
-from tamis.callbacks.proof import check_drawn, check_loader, check_strategy
+from tamis.callbacks.proof import check_drawn, check_loader, check_ranks, check_strategy
 from tamis.core.errors import TamisError
 
 __all__ = ["EpochCallback", "SamplerCallback"]
@@ -51,10 +51,13 @@ class SamplerCallback(ComponentCallback):
         """The sampler's state, and the place in the data."""
         state = super().state()
         if self._dealing is not None and self._epoch is not None:
-            position = min(self._from + self._batches * self._dealing.step, self._length)
-            updates = self._updates
-            state["attributes"]["place"] = {"epoch": self._epoch, "position": position, "updates": updates}
+            position = self._position(self._dealing)
+            state["attributes"]["place"] = {"epoch": self._epoch, "position": position, "updates": self._updates}
         return state
+
+    def _position(self, dealing: Dealing) -> int:
+        """Indices of the present epoch's global order consumed so far, on all processes."""
+        return min(self._from + self._batches * dealing.step, self._length)
 
     def tell_start(self, state: Any, args: Any) -> Start | None:
         """Where training goes on, for a trainer that will do what it is told; None if it finds it itself.
@@ -89,6 +92,7 @@ class SamplerCallback(ComponentCallback):
         if self._start is not None:
             self._check_start(self._start, args, state, kwargs)
         self._restore(state)
+        check_ranks(self.component)
 
     def _check_start(self, start: Start, args: Any, state: Any, kwargs: Any) -> None:
         """Refuse a resume that would go on elsewhere than where the checkpoint was; set the schedule right."""
@@ -134,7 +138,7 @@ class SamplerCallback(ComponentCallback):
         """``tamis/...`` scalars of the sampler beside each training loss."""
         if "loss" not in kwargs["logs"] or not hasattr(self.component, "logs"):
             return
-        values = self.component.logs()
+        values = self.component.logs(None if self._dealing is None else self._position(self._dealing))
         kwargs["logs"].update(values)
         if state.log_history:
             state.log_history[-1].update(values)

@@ -22,6 +22,8 @@ from tamis.pruners.dimreg.saved import adopted, in_todays_words
 from tamis.pruners.dimreg.settled import refuse_unsettled
 from tamis.pruners.gates import ColumnGate, gate_of
 from tamis.pruners.selection import Selection
+from tamis.pruners.stored_budget import stored_prices
+from tamis.pruners.surgery.packing import check_stored
 from tamis.pruners.tables import Table
 
 __all__ = ["DimReg"]
@@ -49,6 +51,8 @@ class DimReg(Pruner):
         tables: field name -> module path, to gate only these tables; None: all of them.
         config: the settings; a `ThesisConfig` for the thesis' own form.
         total_steps: how many optimizer steps the training will have; a trainer's callback calls `begin` instead.
+        quantize: what `prune` stores the tables as: ``int8``, ``int4`` or ``int2``. ``size`` and ``budget_bytes`` then
+            count the bytes of that type, scales and biases included; ``size`` is their share of the float bytes.
         deprecated: the second argument without a name, which was ``keep``.
 
     Raises:
@@ -72,7 +76,11 @@ class DimReg(Pruner):
         tables: Mapping[str, str] | None = None,
         config: DimRegConfig | ThesisConfig | None = None,
         total_steps: int | None = None,
+        quantize: str | None = None,
     ) -> None:
+        if quantize is not None:
+            check_stored("quantize", quantize)
+        self.quantize = quantize
         keep = _named(deprecated, keep)
         self._by_default = (size is None and keep is None and budget_bytes is None, config is None)
         self.budget = Budget(keep=keep, size=DEFAULT_SIZE if self._by_default[0] else size, bytes=budget_bytes)
@@ -90,9 +98,13 @@ class DimReg(Pruner):
         if isinstance(self.config, ThesisConfig):
             return MeanRule(widths, self.config)
         costs, budget = self.budget.costs(self.tables)
-        check_budget(self.budget, self.tables, costs, budget)
+        counts_bytes = self.quantize is not None and self.budget.keep is None
+        prices = stored_prices(self.tables, str(self.quantize)) if counts_bytes else None
+        if prices is not None:
+            costs = [float(price[1]) for price in prices]
+        check_budget(self.budget, self.tables, costs, budget, None if prices is None else [p[-1] for p in prices])
         per_gate = torch.tensor(costs, dtype=torch.float64).repeat_interleave(torch.tensor(widths))
-        return BudgetRule(widths, self.config, per_gate, budget, [table.rank for table in self.tables])
+        return BudgetRule(widths, self.config, per_gate, budget, [table.rank for table in self.tables], prices)
 
     # ---- gates
 
@@ -215,7 +227,7 @@ class DimReg(Pruner):
     def settings(self) -> dict[str, Any]:
         split = "mean" if isinstance(self.config, ThesisConfig) else "budget"
         asked = {"keep": self.budget.keep, "size": self.budget.size, "budget_bytes": self.budget.bytes}
-        return {**asked, "split": split, **asdict(self.config)}
+        return {**asked, "split": split, "quantize": self.quantize, **asdict(self.config)}
 
     def adopt(self, saved: dict[str, Any]) -> dict[str, Any]:
         """Take over a saved budget and saved settings where the user left this pruner's to the defaults."""

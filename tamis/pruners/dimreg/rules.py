@@ -29,6 +29,7 @@ from tamis.pruners.dimreg.polarisation import (
 )
 from tamis.pruners.lookups import draw_rows
 from tamis.pruners.stats import correlation, spectrum, top_pairs, weighted_moments
+from tamis.pruners.stored_budget import split_by_prices
 from tamis.pruners.tables import Table
 
 __all__ = ["BudgetRule", "Gradients", "MeanRule", "Rule"]
@@ -159,6 +160,7 @@ class BudgetRule(Rule):
         costs: [n] float64, what each open gate costs.
         budget: in the same unit.
         caps: per table how many dimensions it may keep at most: its rank is no larger than its rows; None: all.
+        prices: per table what 0, 1, ... dimensions take when they are quantised, [d + 1]; ``costs`` is then not used.
     """
 
     importance: Tensor  # [n]
@@ -172,10 +174,12 @@ class BudgetRule(Rule):
         costs: Tensor,
         budget: float,
         caps: Sequence[int] | None = None,
+        prices: Sequence[Tensor] | None = None,
     ) -> None:
         super().__init__(widths)
-        self.config, self.costs, self.budget = config, costs, budget
-        self.target = min(1.0, budget / float(costs.sum()))
+        self.config, self.costs, self.budget, self.prices = config, costs, budget, prices
+        self.whole = float(costs.sum()) if prices is None else sum(float(price[-1]) for price in prices)
+        self.target = min(1.0, budget / self.whole)
         self.caps = list(widths if caps is None or self.target == 1.0 else caps)
         self.register_buffer("importance", torch.zeros(sum(widths)))
         self.register_buffer("kept", torch.ones(sum(widths), dtype=torch.bool))
@@ -210,8 +214,13 @@ class BudgetRule(Rule):
         share = budget_at(step.number / total, self.target, c.warm_up, c.decide_by)
         order = redundancy_discount(self.importance, self.pairs, self.overlap)
         score = spectral_score(*(self.per_table(flat) for flat in (self.importance, order, self.spectra)))
-        costs = self.costs.masked_fill(self._beyond_caps(order).cpu(), float("inf"))
-        self.kept = split_by_budget(score.cpu(), costs, share * float(self.costs.sum())).to(score.device)
+        beyond = self._beyond_caps(order)
+        if self.prices is None:
+            costs = self.costs.masked_fill(beyond.cpu(), float("inf"))
+            self.kept = split_by_budget(score.cpu(), costs, share * self.whole).to(score.device)
+        else:
+            scores = self.per_table(score.masked_fill(beyond, -float("inf")))
+            self.kept = torch.cat(split_by_prices(scores, self.prices, share * self.whole)).to(score.device)
 
     def _beyond_caps(self, order: Tensor) -> Tensor:
         """The dimensions that stand last in ``order`` in a table that may not keep them, [n] bool."""
@@ -229,7 +238,11 @@ class BudgetRule(Rule):
 
     def spent(self, phi: Tensor) -> float:
         """What the open gates cost, in budgets."""
-        return float(self.costs[(phi >= 0.5).cpu()].sum()) / self.budget
+        kept = phi >= 0.5
+        if self.prices is None:
+            return float(self.costs[kept.cpu()].sum()) / self.budget
+        counts = [int(part.sum()) for part in self.per_table(kept)]
+        return sum(float(price[count]) for price, count in zip(self.prices, counts, strict=True)) / self.budget
 
 
 class MeanRule(Rule):

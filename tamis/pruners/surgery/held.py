@@ -44,12 +44,18 @@ def _parameters(value: Any, depth: int) -> Iterator[int]:
             yield from _parameters(entry, depth - 1)
 
 
-def warn_of_old(model: nn.Module, held: Held) -> None:
+_CUT = (
+    "the cut replaced: they stay in memory, and a penalty on them acts on nothing; put the model's new parameters there"
+)
+
+
+def warn_of_old(model: nn.Module, held: Held, what: str = _CUT) -> None:
     """Name what still holds parameters that are no longer the model's.
 
     Args:
         model: after the cut.
         held: `held_in_lists` before it.
+        what: what happened to the tensors, and the cure.
 
     Warns:
         UserWarning: per attribute, with the parameters' names.
@@ -62,8 +68,7 @@ def warn_of_old(model: nn.Module, held: Held) -> None:
     for where, names in old.items():
         if names:
             warnings.warn(
-                f"model.{where} still holds the old tensors of {', '.join(names)}, which the cut replaced: they stay "
-                "in memory, and a penalty on them acts on nothing; put the model's new parameters there",
+                f"model.{where} still holds the old tensors of {', '.join(names)}, which {what}",
                 UserWarning,
                 stacklevel=4,
             )

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tamis.core.errors import PolicyError
+from tamis.core.extras import needs
 from tamis.core.types import PathOrStr
 from tamis.pruners.surgery.packing import check_stored
 from tamis.pruners.surgery.plan import BUFFER, PruningPlan
@@ -112,7 +113,8 @@ def _check_model(model: nn.Module | type) -> None:
 
 
 def _build(cls: type, folder: Path) -> nn.Module:
-    from transformers import AutoConfig
+    with needs("hf", "load_pruned of a transformers model"):
+        from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder)
     built = cls.from_config(config) if hasattr(cls, "from_config") else cls(config)

@@ -8,6 +8,7 @@ tensor operations, which compilers fuse. Why these operators: `docs/methods/quan
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -189,11 +190,17 @@ def rows_of(packed: Tensor, bits: int, width: int, ids: Tensor) -> Tensor:
     if not has_operator(packed):
         return unpack_rows(packed.index_select(0, ids.reshape(-1)), bits, width).reshape(*ids.shape, width)
     flat = ids if ids.dim() == 1 else ids.reshape(-1)
-    each = torch.arange(len(flat), dtype=flat.dtype)  # bags of one row
-    rows: Tensor = _LOOK_UP[bits](packed, flat.contiguous(), each)  # a column of a batch is not contiguous
+    bags = _bags_of_one(len(flat), flat.dtype)
+    rows: Tensor = _LOOK_UP[bits](packed, flat.contiguous(), bags)  # a column of a batch is not contiguous
     if rows.shape[1] != width:
         rows = rows[:, :width]
     return rows if ids.dim() == 1 else rows.reshape(*ids.shape, width)
+
+
+@lru_cache(maxsize=4)
+def _bags_of_one(count: int, dtype: torch.dtype) -> Tensor:
+    """Where bags of one row begin; kept, since batches are as long as the ones before."""
+    return torch.arange(count, dtype=dtype)
 
 
 def pooled_rows(

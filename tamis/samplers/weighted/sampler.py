@@ -220,9 +220,13 @@ class WeightedSampler(StatefulSampler):
             return _drawn(self._cdf_table(), start, count, key)
         return _unpacked(drawn_at_once, start, count)
 
-    def logs(self) -> dict[str, float]:
-        """Scalars for a trainer's log: ``tamis/ess``, the effective sample size, and ``tamis/distinct``."""
-        return {"tamis/ess": effective_sample_size(self._now.array), **super().logs()}
+    def logs(self, position: int | None = None) -> dict[str, float]:
+        """Scalars for a trainer's log: ``tamis/ess``, the effective sample size, and ``tamis/distinct``.
+
+        Args:
+            position: as `StatefulSampler.logs`; both speak of the whole epoch.
+        """
+        return {"tamis/ess": effective_sample_size(self._now.array), **super().logs(position)}
 
     def state_dict(self) -> dict[str, Any]:
         """Seed, epoch and weights: ``"weights"`` of the epoch last begun, ``"next_weights"`` of the one after it."""

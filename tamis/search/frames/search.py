@@ -202,6 +202,7 @@ def _mapped(
         centred=own.centred if own else False,
         piece=own.piece if own else (0, 0),
         context=own.context if own else (),
+        encoder_digest="" if own else getattr(encoder, "digest", str)(),
         weights=result.weights,
         scale={"mean": torch.from_numpy(mean).float(), "std": torch.from_numpy(std).float()},
         encoder={"mean": own.mean, "components": own.components} if own else {},

@@ -99,6 +99,14 @@ class FrameSelectionCollator:
             own = selector.pixel_encoder()
             if encoder is None and own is None:
                 raise PolicyError("encoder=None: the policy was searched with an encoder of your own; pass it")
+            if encoder is not None:
+                selector.check(encoder=encoder)
+            if num_frames > selector.num_frames:
+                warnings.warn(
+                    f"num_frames={num_frames}: the policy was searched for {selector.num_frames} frames of a clip; "
+                    "more than that were never looked for together",
+                    stacklevel=2,
+                )
             selector, encoder = selector.selector(distinct=distinct), own if encoder is None else encoder
         elif distinct:
             raise ValueError("distinct=True: is for a FramePolicy; a FrameSelector decides itself, leave it out")

@@ -40,13 +40,14 @@ from tamis.optimizers.guided_local_search import (
 from tamis.policy.base import Policy, register_policy
 from tamis.policy.facts import Fact, Facts
 from tamis.transforms.frames.clip_search import DistinctFrames, clip_features
-from tamis.transforms.frames.encoder import PixelEncoder
+from tamis.transforms.frames.encoder import FrameEncoder, PixelEncoder
 from tamis.transforms.frames.map import MAPS, make_map
 from tamis.transforms.frames.selectors import ClipView, FrameSelector
 
 __all__ = ["MOST_EVALUATIONS", "FramePolicy", "SearchedFrames", "clip_features"]
 
 MOST_EVALUATIONS = 1_000_000  # a clip: what a loaded policy may cost is bounded
+LARGEST_PICTURE = 1024
 
 
 @register_policy("frames")
@@ -67,13 +68,14 @@ class FramePolicy(Policy):
         centred: of the policy's own encoder.
         piece: of the policy's own encoder, see `PixelEncoder`.
         context: of the policy's own encoder.
+        encoder_digest: what the ``digest()`` of the user's encoder was; empty if it has none, or the policy its own.
         weights: of the map, by parameter.
         scale: ``mean`` and ``std``, float32 [d], of the features.
         encoder: ``mean`` and ``components`` of the policy's own encoder; empty for the user's.
         profile: float32 [100], share of the searched frames (stage 1) in each hundredth of their clips.
     """
 
-    schema = 3  # 1 had no ``centred``, 2 no ``piece`` and ``context``
+    schema = 3  # 1 had no ``centred``, 2 no ``piece``, ``context`` and ``encoder_digest``
 
     num_frames: int
     feature_size: int
@@ -87,6 +89,7 @@ class FramePolicy(Policy):
     centred: bool = False
     piece: tuple[int, int] = (0, 0)
     context: tuple[int, ...] = ()
+    encoder_digest: str = ""
     weights: dict[str, torch.Tensor]
     scale: dict[str, torch.Tensor]
     encoder: dict[str, torch.Tensor]
@@ -111,6 +114,8 @@ class FramePolicy(Policy):
             self.encoder and self.encoder.keys() != {"mean", "components"}
         ):
             raise ValueError("encoder: must be mean and components with a thumbnail, or empty without")
+        if max(self.thumbnail) > LARGEST_PICTURE:  # with a piece, no tensor is as large as it
+            raise ValueError(f"thumbnail={self.thumbnail}: must be at most {LARGEST_PICTURE} a side")
         encoder = self.pixel_encoder()
         if encoder is not None and encoder.dim != self.feature_size:
             raise ValueError(f"feature_size={self.feature_size}: the encoder gives {encoder.dim}")
@@ -120,7 +125,7 @@ class FramePolicy(Policy):
     def migrate(
         cls, spec: dict[str, Any], tensors: dict[str, torch.Tensor], schema: int
     ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        return {"centred": False, "piece": [0, 0], "context": [], **spec}, tensors
+        return {"centred": False, "piece": [0, 0], "context": [], "encoder_digest": "", **spec}, tensors
 
     def build_map(self) -> torch.nn.Module:
         """The mapping network with its weights, in eval mode."""
@@ -148,25 +153,34 @@ class FramePolicy(Policy):
         return SearchedFrames(self, distinct=distinct)
 
     def check(
-        self, subject: object = None, /, *, data: object = None, features: np.ndarray | None = None
+        self,
+        subject: object = None,
+        /,
+        *,
+        data: object = None,
+        features: np.ndarray | None = None,
+        encoder: FrameEncoder | None = None,
     ) -> tuple[str, ...]:
-        """Compare the policy with the data it was searched on, or with the features of a clip.
+        """Compare the policy with the data it was searched on, with the features of a clip, or with an encoder.
 
         Args:
             subject: the old, positional spelling of ``data`` or ``features``.
             data: as `Policy.check`.
             features: of an encoder, [m, d].
+            encoder: the one that is to be used; compared by its ``digest()``, if it and the policy have one.
 
         Returns:
             The names of what was compared and agrees, as `Policy.check`.
 
         Raises:
-            PolicyError: the data differ, or the features are of another size.
+            PolicyError: the data differ, the features are of another size, or the encoder is another one.
             TypeError: nothing to check was given.
 
         Warns:
             FutureWarning: the positional spelling was used.
         """
+        if encoder is not None:
+            return self._check_encoder(encoder)
         if features is None and not hasattr(subject, "shape"):
             return super().check(data=self._keyword("data", subject, data))
         shape: tuple[int, ...] = np.shape(self._keyword("features", subject, features))  # type: ignore[call-overload]
@@ -176,6 +190,19 @@ class FramePolicy(Policy):
                 "the encoder it was searched with"
             )
         return ("feature_size",)
+
+    def _check_encoder(self, encoder: FrameEncoder) -> tuple[str, ...]:
+        own = self.pixel_encoder()
+        wanted = self.encoder_digest if own is None else own.digest()
+        digest = getattr(encoder, "digest", None)
+        if not wanted or digest is None:
+            return ()
+        if digest() != wanted:
+            raise PolicyError(
+                f"frames.check: {type(encoder).__name__} is another encoder than the one that the policy was searched "
+                "with (their digests differ); use that one, or search again"
+            )
+        return ("encoder_digest",)
 
     def facts(self) -> Facts:
         """What the policy says: its features, its map, where in a clip the best frames lie."""

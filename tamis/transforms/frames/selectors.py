@@ -243,11 +243,17 @@ def confidence(head: Head, features: np.ndarray) -> np.ndarray:
         [m] float64.
 
     Raises:
-        ValueError: the head does not give finite logits [m, C].
+        ValueError: the head takes other features, or does not give finite logits [m, C].
     """
     like = next(head.parameters(), torch.zeros(0)) if isinstance(head, torch.nn.Module) else torch.zeros(0)
     with torch.inference_mode():
-        logits = head(torch.from_numpy(features).to(like))
+        try:
+            logits = head(torch.from_numpy(features).to(like))
+        except RuntimeError as error:
+            raise ValueError(
+                f"head: cannot read features {list(features.shape)} ({str(error).splitlines()[0]}); it must be fitted "
+                "on features of the same encoder"
+            ) from error
     if logits.ndim != 2 or len(logits) != len(features) or not bool(torch.isfinite(logits).all()):
         raise ValueError(f"head: must give finite logits [{len(features)}, C], got {list(logits.shape)}")
     best: np.ndarray = logits.double().softmax(-1).amax(-1).cpu().numpy()

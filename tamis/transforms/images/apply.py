@@ -7,6 +7,7 @@ from typing import overload
 
 import torch
 
+from tamis.core.extras import missing
 from tamis.core.types import Image, ImageLike
 from tamis.transforms.images.ops import Drawn, check_image
 from tamis.transforms.images.pil import apply_pil
@@ -33,8 +34,12 @@ def apply_operations(image: ImageLike, drawn: Sequence[Drawn], *, fast: bool = F
 
     Raises:
         TypeError, ValueError: as `check_image`.
+        ImportError: Pillow or torchvision is not installed.
     """
     check_image(image)
-    if isinstance(image, torch.Tensor):
-        return apply_batch(image.unsqueeze(0), [drawn]).squeeze(0)
-    return apply_pil(image, drawn, fast=fast)
+    try:
+        if isinstance(image, torch.Tensor):
+            return apply_batch(image.unsqueeze(0), [drawn]).squeeze(0)
+        return apply_pil(image, drawn, fast=fast)
+    except ModuleNotFoundError as error:
+        raise missing("vision", "operations on images", error) from error
