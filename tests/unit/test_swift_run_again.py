@@ -54,7 +54,7 @@ def test_a_gain_within_its_noise_is_none_and_is_said_with_its_scores():
     text = str(said[0].message)
     assert "scored" in text
     assert "in the search, but run again 6 times beside uniform sampling it scored" in text
-    assert "within its noise" in text
+    assert "with a standard error of" in text
     assert "none of" not in text
     assert set(policy.law.heights) == {1.0}
 

@@ -206,7 +206,7 @@ def _doubt(uniform: Finalist, best: Finalist) -> str | None:
         return None
     return (
         f"{said} run again {len(gains)} times beside uniform sampling it scored {best.mean:.6g} against "
-        f"{uniform.mean:.6g}, a gain of {gains.mean():.2g} within its noise ({error:.2g})"
+        f"{uniform.mean:.6g}, a gain of {gains.mean():+.2g} with a standard error of {error:.2g}"
     )
 
 
