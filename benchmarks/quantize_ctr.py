@@ -131,6 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--set", default="frappe", choices=list(SIZES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", help="only these, as 'DimReg 0.25'")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--data", type=Path, default=default_data())
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -144,7 +145,7 @@ def main() -> None:
         data = load(args.set, args.data, seed=seed, rows=plan.rows)
         setting = rivals.Setting(data, "deepfm", DIM, plan.epochs, plan.lr, plan.sparse)
         setting.decays |= decays
-        for arm in arms_of(args.set):
+        for arm in args.arms or arms_of(args.set):
             model, facts = trained(setting, seed, arm, args.weights)
             run = {**score_types(model, data, DIM), "training": facts}
             runs.setdefault(arm, {})[str(seed)] = run

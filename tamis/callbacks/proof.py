@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
+import numpy as np
+import torch
 from torch.utils.data import DataLoader
 
 from tamis.callbacks.base import check_length
 from tamis.callbacks.dealing import Dealing, batch_samplers, dispatches, innermost_sampler
-from tamis.core.distributed import rank, world_size
+from tamis.core.distributed import gather_objects, rank, world_size
 from tamis.core.errors import TamisError
 
-__all__ = ["check_drawn", "check_loader", "check_strategy"]
+__all__ = ["check_drawn", "check_loader", "check_ranks", "check_strategy"]
 
 
 def check_strategy(args: Any) -> None:
@@ -82,6 +85,39 @@ def check_drawn(sampler: Any, loader: DataLoader[Any], iterations: int | None) -
             f"{type(sampler).__name__} was attached, but the first batch was not drawn from it: the trainer's batches "
             f"come from a {type(batches).__name__}; {_cure(batches)}"
         )
+
+
+def check_ranks(sampler: Any) -> None:
+    """Refuse ranks that hold different samplers: each would deal itself batches of another order. Every rank calls it.
+
+    Args:
+        sampler: the one attached, with its state restored.
+
+    Raises:
+        TamisError: on all ranks; the message names what differs.
+    """
+    if world_size() == 1:
+        return
+    state = {"class": type(sampler).__name__, "length": len(sampler), **sampler.state_dict()}
+    found = gather_objects({name: _checksum(value) for name, value in state.items()})
+    names = sorted(name for name in found[0] if any(other.get(name) != found[0][name] for other in found))
+    if names:
+        raise TamisError(
+            f"{type(sampler).__name__}: the processes hold different ones ({', '.join(names)} differ), so that they "
+            "would not share one order; build it from the same seed, features and weights in every process"
+        )
+
+
+def _checksum(value: object) -> int:
+    """Of a sampler's state, whatever it nests."""
+    if isinstance(value, dict):
+        return zlib.crc32(repr([(str(key), _checksum(item)) for key, item in sorted(value.items())]).encode())
+    if isinstance(value, (list, tuple)):
+        return zlib.crc32(repr([_checksum(item) for item in value]).encode())
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+        return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return zlib.crc32(repr(value).encode())
 
 
 def _cure(batches: Any) -> str:

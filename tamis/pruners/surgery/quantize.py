@@ -78,19 +78,22 @@ def quantize_embeddings(
             NoEffectWarning,
             stacklevel=2,
         )
-    whole = [path for path in chosen if plan.tables[path].form == "whole"]
-    if tied := [path for path in whole if used_elsewhere(model, groups[path])]:
-        warnings.warn(
-            f"quantize={stored!r}: {', '.join(tied)} is shared with another layer (a tied head), which keeps its float "
-            "tensor: both are stored now",
-            stacklevel=2,
-        )
+    _warn_of_tied_heads(model, {path: groups[path] for path in chosen if plan.tables[path].form == "whole"}, stored)
     held = held_in_lists(model)
     store_tables(model, groups, chosen)
     warn_of_old(model, held, "quantising replaced: they stay in memory; take them out of there")
     plan = replace(plan, stored={**plan.stored, **chosen})
     plan.write_into(model)
     return plan
+
+
+def _warn_of_tied_heads(model: nn.Module, groups: dict[str, list[Any]], stored: str) -> None:
+    if tied := [path for path, modules in groups.items() if used_elsewhere(model, modules)]:
+        warnings.warn(
+            f"quantize={stored!r}: {', '.join(tied)} is shared with another layer (a tied head), which keeps its float "
+            "tensor: both are stored now",
+            stacklevel=3,
+        )
 
 
 def refuse_trained(groups: dict[str, list[Any]], optimizer: OptimizerLike | None, stored: str) -> None:
