@@ -1,8 +1,11 @@
 """On two processes the search gives what it gives on one: features, policy and model."""
 
+import warnings
+
 import torch
 
 from tamis.core.distributed import rank
+from tamis.core.errors import NoEffectWarning
 from tamis.samplers import curriculum_features
 from tamis.search.curriculum.states import States
 from tamis.testing.distributed import run_distributed
@@ -24,8 +27,10 @@ def summary(out):
         cache=f"{out}-cache",
     )
     found = [features.digest()]
-    for reward in ("first_order", "exact"):
-        policy, model = search(f"{out}-{reward}", reward=reward)
+    for reward in ("first_order", "tuned", "exact"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoEffectWarning)  # copies of a toy
+            policy, model = search(f"{out}-{reward}", reward=reward)
         weights = torch.cat([p.detach().flatten() for p in model.parameters()]).double()
         found += [policy.digest(), policy.search.score, float(weights.square().sum())]
     return found

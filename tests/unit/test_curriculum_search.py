@@ -84,7 +84,7 @@ def test_without_updates_the_model_is_untouched_and_exact_probes_are_the_paper_s
 def search(out, kind="classifier", reward="first_order"):
     model, items = MODELS[kind]()
     train, held_out = split(items)
-    agent = AGENT if reward == "first_order" else AgentConfig(**{**vars(AGENT), "observe": "chosen"})
+    agent = AGENT if reward != "exact" else AgentConfig(**{**vars(AGENT), "observe": "chosen"})
     policy = search_curriculum(
         model, train, held_out, features_of(model, train), rounds=(4, 8), agent=agent, update=UPDATE, probes=4,
         reward=reward, out=out,

@@ -91,10 +91,15 @@ class Rewards:
             values = measure[0](samples.batches(samples.train, part))
             return [finite(float(value), int(index)) for value, index in zip(values, part, strict=True)]
 
+        def compute(items: list[int]) -> list[dict[str, Any]]:
+            if config.reward == "tuned" and not measure:
+                measure.append(self._measure())  # on all ranks together: the copies are rank 0's
+            return [{"phase": "rewards", "values": values} for values in parallel_map(chunk, items)]
+
         starts = list(range(0, len(self.chosen), CHUNK))
         records = self.steps.run_many(
             starts,
-            lambda items: [{"phase": "rewards", "values": values} for values in parallel_map(chunk, items)],
+            compute,
             at_once=world_size(),
             inputs=[samples.print_of(self.chosen[start : start + CHUNK]) for start in starts],
         )
