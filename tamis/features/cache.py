@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from types import CodeType
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +16,7 @@ from tamis.core.types import PathOrStr
 from tamis.features.table import FeatureTable
 from tamis.policy.base import fingerprint
 
-__all__ = ["cached", "cached_on_all_ranks"]
+__all__ = ["cached", "cached_on_all_ranks", "function_print"]
 
 
 def cached(folder: PathOrStr | None, key: tuple[object, ...], compute: Callable[[], np.ndarray]) -> np.ndarray:
@@ -53,6 +56,57 @@ def cached_on_all_ranks(
     if rank() == 0:
         _write(path, block)
     return block
+
+
+def function_print(function: object) -> list[object]:
+    """A function as a part of a key: its name, its code, and the plain values that it holds.
+
+    Args:
+        function: a function, an object with ``__call__``, a `functools.partial`, a str or None.
+    """
+    if function is None or isinstance(function, str):
+        return [function]
+    if isinstance(function, partial):
+        held: dict[Any, object] = {**dict(enumerate(function.args)), **function.keywords}
+        return ["partial", *function_print(function.func), _plain(held)]
+    bound: Any = getattr(function, "__func__", function)
+    if getattr(bound, "__code__", None) is None:
+        call = getattr(type(function), "__call__", None)  # noqa: B004  (its code, not whether there is one)
+        return [type(function).__qualname__, *_code(call), _plain(getattr(function, "__dict__", {}))]
+    cells = {str(k): cell.cell_contents for k, cell in enumerate(bound.__closure__ or ()) if _filled(cell)}
+    defaults = {**dict(enumerate(bound.__defaults__ or ())), **(bound.__kwdefaults__ or {})}
+    return [bound.__qualname__, *_code(bound), _plain(cells), _plain(defaults)]
+
+
+def _code(function: object) -> list[object]:
+    """The instructions and constants of a function and of those inside it."""
+    code = function if isinstance(function, CodeType) else getattr(function, "__code__", None)
+    if code is None:
+        return []
+    inside: list[object] = []
+    for value in code.co_consts:
+        ordered = sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)  # else as the run hashes
+        inside.append(_code(value) if isinstance(value, CodeType) else ordered)
+    return [code.co_code.hex(), list(code.co_names), inside]
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018  (a name that is not bound yet)
+    except ValueError:
+        return False
+    return True
+
+
+def _plain(values: Mapping[Any, object]) -> list[object]:
+    """Of ``values`` those that are the same in each run."""
+    kept: list[object] = []
+    for name, value in values.items():
+        if isinstance(value, (str, int, float, bool, type(None))):
+            kept.append([str(name), repr(value)])
+        elif isinstance(value, torch.Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind != "O"):
+            kept.append([str(name), value])
+    return kept
 
 
 def _path(folder: PathOrStr, key: tuple[object, ...]) -> Path:

@@ -20,7 +20,12 @@ column                    meaning
 ========================= =========================================================================================
 
 After the idea of confident learning (Northcutt et al., 2021, arXiv:1911.00068), which thresholds out-of-fold
-probabilities; the second round and the sum of ranks are ours, and measured on the method's card.
+probabilities; the second round and the sum of ranks are ours.
+
+**The second round is not out of fold in the strict sense.** Which samples are credible was decided by the first round,
+and some of its models were fitted on the very sample that the second round's model judges: its label had a say, if a
+faint one, in which other samples that model is fitted on. No model is fitted on what it judges in either round. Where
+a loss must not know its sample's label at all (an honest estimate of error, rather than an order), use ``rounds=1``.
 """
 
 from __future__ import annotations
@@ -34,11 +39,12 @@ from torch import nn
 from torch.utils.data import Subset
 
 from tamis.core.checks import check_int, check_range
+from tamis.core.distributed import broadcast_object
 from tamis.core.errors import TamisError
 from tamis.core.rng import numpy_generator, seed_of, seeded_globals
 from tamis.core.types import Collate, MapDataset, PathOrStr
-from tamis.features.cache import cached_on_all_ranks
-from tamis.features.data import fingerprint_dataset, labels_of
+from tamis.features.cache import cached_on_all_ranks, function_print
+from tamis.features.data import classes_of, fingerprint_dataset
 from tamis.features.losses import SampleLoss, log_likelihoods, sample_loss_of
 from tamis.features.table import FeatureTable
 from tamis.policy.base import fingerprint
@@ -87,8 +93,8 @@ def consensus_loss(
         loss: as `sample_loss_of`.
         batch_size: samples a forward pass of measuring.
         seed: of the folds and of each fit.
-        out: folder; what is there of the same data, folds and seed is not fitted again. It knows ``fit`` by its name
-            only: after a change inside it, use another folder.
+        out: folder; what is there of the same data (all labels, some inputs), folds, seed, ``loss`` and ``collate`` is
+            not fitted again. It knows ``fit`` by its name only: after a change inside it, use another folder.
 
     Returns:
         A `FeatureTable` with the columns above.
@@ -96,17 +102,18 @@ def consensus_loss(
     Raises:
         TypeError, ValueError: ``fit`` is no function or returns no model, folds larger than the data, a table of other
             data, a column that is missing.
-        TamisError: ``fit`` returns the same model twice, or a loss is not finite (the message names the sample).
+        TamisError: ``fit`` returns the same model twice, a loss is not finite (the message names the sample), or
+            ``out`` is given but nothing of ``data`` can be hashed, so that other data would get these losses.
     """
     _check(data, fit, folds, rounds, keep)
-    size, origin = len(data), _fingerprint(data)
+    size, origin = len(data), _fingerprint(data, out)
     _check_table(features, also, size, origin)
     part_of = numpy_generator(_STREAM, seed).permutation(size) % folds
     work = _CrossFit(data, fit, part_of, collate, loss, batch_size, seed, out, origin)
     first = work.round(0, np.ones(size, bool))
     columns = {"out_of_fold_loss": first}
     if rounds == 2:
-        columns["second_loss"] = work.round(1, _credible(first, keep, _classes(data) if per_class else None))
+        columns["second_loss"] = work.round(1, _credible(first, keep, classes_of(data) if per_class else None))
     others = [features[name].numpy() for name in also] if features is not None else []
     columns["consensus_loss"] = rank_sum([*columns.values(), *others])
     tensors = {name: torch.from_numpy(values) for name, values in columns.items()}
@@ -151,8 +158,8 @@ class _CrossFit:
             held = np.flatnonzero(self.part_of == fold)
             used = np.flatnonzero((self.part_of != fold) & credible)
             name = getattr(self.fit, "__qualname__", type(self.fit).__qualname__)
-            kind = self.loss if isinstance(self.loss, str) else getattr(self.loss, "__qualname__", "function")
-            key = ("consensus", self.origin, name, kind, self.seed, number, fold, used, held)
+            kinds = [function_print(self.loss), function_print(self.collate)]
+            key = ("consensus", self.origin, name, kinds, self.seed, number, fold, used, held)
             block = cached_on_all_ranks(self.out, key, lambda: self._fitted(used, held, number, fold))  # noqa: B023
             losses[held] = block[:, 0]
         return losses
@@ -165,7 +172,7 @@ class _CrossFit:
             collate = self.collate
             if hasattr(result, "train") and hasattr(result, "evaluate") and hasattr(result, "model"):
                 result.train()
-                collate = collate or getattr(result, "data_collator", None)
+                collate = collate or _collator_of(result)
                 result = result.model
         if not isinstance(result, nn.Module):
             raise TypeError(f"fit: must return the fitted nn.Module, or a Trainer, got {type(result).__name__}")
@@ -192,32 +199,30 @@ class _CrossFit:
 def _credible(losses: np.ndarray, keep: float, classes: np.ndarray | None) -> np.ndarray:
     """The share ``keep`` of lowest loss, of each class: bool [n]."""
     kept = np.zeros(len(losses), bool)
-    for members in [np.arange(len(losses))] if classes is None else map(np.flatnonzero, _members(classes)):
+    one = np.zeros(len(losses), int) if classes is None else classes
+    for members in (np.flatnonzero(one == number) for number in np.unique(one)):
         order = members[np.argsort(losses[members], kind="stable")]
         kept[order[: max(1, round(keep * len(order)))]] = True
     return kept
 
 
-def _members(classes: np.ndarray) -> list[np.ndarray]:
-    """Which samples are of each class: bool [n] a class."""
-    return [classes == one for one in np.unique(classes)]
+def _collator_of(trainer: Any) -> Collate | None:
+    """The Trainer's collator, which leaves out what the model does not take, as in its own loaders."""
+    collate: Collate | None = getattr(trainer, "data_collator", None)
+    without = getattr(trainer, "_get_collator_with_removed_columns", None)
+    return collate if without is None or collate is None else without(collate)
 
 
-def _classes(data: MapDataset) -> np.ndarray | None:
-    """The samples' classes; None where they have none (text)."""
+def _fingerprint(data: MapDataset, out: PathOrStr | None) -> str:
+    """Of the data; empty if it cannot be told from other data, which nothing that is kept may be."""
     try:
-        labels = labels_of(data)
-    except (TypeError, ValueError, RuntimeError):
-        return None
-    return labels.numpy() if labels.ndim == 1 and not labels.is_floating_point() else None
-
-
-def _fingerprint(data: MapDataset) -> str:
-    """Of labels and a few inputs; of the size alone where samples have no class label."""
-    try:
-        return fingerprint_dataset(data)
-    except (TypeError, ValueError, RuntimeError):
-        return fingerprint(len(data))
+        origin, problem = fingerprint_dataset(data), None
+    except TypeError as error:
+        origin, problem = "", str(error)
+    origin, problem = broadcast_object((origin, problem))
+    if problem is not None and out is not None:
+        raise TamisError(f"out={str(out)!r}: {problem}, so other data would be given these losses; leave out= out")
+    return origin
 
 
 def _check(data: MapDataset, fit: Fit, folds: int, rounds: int, keep: float) -> None:

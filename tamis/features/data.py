@@ -5,18 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from tamis.core.distributed import rank_stretch
 from tamis.core.models import to_device
-from tamis.core.rng import torch_generator
+from tamis.core.rng import seeded_globals, torch_generator
 from tamis.core.types import Batch, Collate, MapDataset
 from tamis.features.prints import input_prints
 from tamis.policy.base import fingerprint
 
-__all__ = ["Inputs", "collated", "fingerprint_dataset", "items_of", "labels_of", "shard_loader", "split_batch"]
+__all__ = [
+    "Inputs",
+    "classes_of",
+    "collated",
+    "fingerprint_dataset",
+    "item_labels",
+    "items_of",
+    "labels_of",
+    "shard_loader",
+    "split_batch",
+]
 
 #: What a model is called with: keywords, or one positional argument.
 Inputs: TypeAlias = dict[str, Tensor] | Any
@@ -129,16 +140,72 @@ def labels_of(dataset: MapDataset) -> Tensor:
             return torch.as_tensor(read())
         except (AttributeError, KeyError):
             continue
-    cpu = torch.device("cpu")
-    return torch.cat([split_batch(batch, cpu)[1] for batch in shard_loader(dataset, 256)])
+    cpu, size = torch.device("cpu"), len(dataset)  # all of it: not this rank's stretch
+    pieces = (range(first, min(first + 256, size)) for first in range(0, size, 256))
+    return torch.cat([split_batch(items_of(dataset, piece, None, cpu), cpu)[1] for piece in pieces])
+
+
+def item_labels(dataset: MapDataset) -> list[Any]:
+    """Each sample's label as its item has it, of any shape; None where it has none. Loads every item.
+
+    Args:
+        dataset: map-style, of mappings or tuples.
+    """
+
+    def label(item: Any) -> Any:
+        if isinstance(item, Mapping):
+            return item.get("labels", item.get("label"))
+        return item[-1] if isinstance(item, (tuple, list)) and len(item) > 1 else None
+
+    with seeded_globals(0):
+        return [label(dataset[index]) for index in range(len(dataset))]
+
+
+def classes_of(data: MapDataset) -> np.ndarray | None:
+    """The samples' classes, int [n]; None where they have none, such as texts.
+
+    Args:
+        data: map-style.
+    """
+    try:
+        labels = labels_of(data)
+    except (TypeError, ValueError, RuntimeError):  # inputs of different lengths may have classes nonetheless
+        try:
+            labels = torch.as_tensor(item_labels(data))
+        except (TypeError, ValueError, RuntimeError):
+            return None
+    return labels.numpy() if labels.ndim == 1 and not labels.is_floating_point() else None
 
 
 def fingerprint_dataset(dataset: MapDataset, labels: Tensor | None = None) -> str:
-    """sha256 over the labels in order and the inputs of a few samples.
+    """sha256 over the labels in order and the inputs of a few samples; without labels, over the inputs of all.
 
     Args:
         dataset: a map-style data set.
         labels: its labels, if they are known: integers [n].
+
+    Raises:
+        TypeError: it has neither labels nor inputs with bytes to hash, or these differ at a second reading.
     """
-    labels = labels_of(dataset) if labels is None else labels
-    return fingerprint(labels.to(torch.int64), input_prints(dataset))
+    if labels is None:
+        try:
+            labels = labels_of(dataset)
+        except (TypeError, ValueError, RuntimeError):  # sequences of different lengths, or none
+            return _fingerprint_items(dataset)
+    return fingerprint(labels if labels.is_floating_point() else labels.to(torch.int64), input_prints(dataset))
+
+
+def _fingerprint_items(dataset: MapDataset) -> str:
+    labels = item_labels(dataset)
+    if any(label is not None for label in labels):
+        try:
+            return fingerprint("items", labels, input_prints(dataset))
+        except TypeError:  # labels without bytes
+            pass
+    prints = input_prints(dataset, None)
+    if not any(prints):
+        raise TypeError(
+            f"data={type(dataset).__name__}: has neither labels nor inputs that could be compared (tensors, arrays, "
+            "images, numbers, text, the same at a second reading)"
+        )
+    return fingerprint("items", len(labels), prints)

@@ -15,14 +15,16 @@ __all__ = ["input_prints"]
 _PROBES = 16
 
 
-def input_prints(dataset: MapDataset) -> list[str | None]:
+def input_prints(dataset: MapDataset, probes: int | None = _PROBES) -> list[str | None]:
     """sha256 of the inputs of 16 evenly spaced samples; None where they cannot be compared.
 
     Args:
         dataset: map-style; labels as `split_batch`.
+        probes: how many samples; None: all.
     """
-    probes = np.unique(np.linspace(0, len(dataset) - 1, _PROBES).astype(int)).tolist()
-    return [_input_print(dataset, index) for index in probes]
+    count = len(dataset) if probes is None else probes
+    wanted = np.unique(np.linspace(0, len(dataset) - 1, count).astype(int)).tolist()
+    return [_input_print(dataset, index) for index in wanted]
 
 
 def _input_print(dataset: MapDataset, index: int) -> str | None:

@@ -195,6 +195,22 @@ def test_cross_fitting_by_trainers(tmp_path):
     assert torch.equal(table["consensus_loss"], consensus_loss(train, fit, folds=2)["consensus_loss"])
 
 
+def test_cross_fitting_by_trainers_of_data_with_more_columns_than_the_model_takes(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = Rows(24, 1)
+    columns = {name: [np.asarray(rows[k][name]).tolist() for k in range(24)] for name in rows[0]}
+    data = datasets.Dataset.from_dict({**columns, "idx": list(range(24)), "sentence": ["a text"] * 24})
+
+    def fit(indices, seed):
+        model = Net()
+        with torch.no_grad():
+            for p in model.parameters():
+                p += 0.01 * torch.randn(p.shape)
+        return transformers.Trainer(model, arguments(tmp_path, max_steps=1), train_dataset=data.select(indices))
+
+    assert len(consensus_loss(data, fit, folds=2, rounds=1)) == 24
+
+
 def test_the_log_has_the_samplers_scalars(tmp_path):
     train = Rows(60, 1)
     trainer = transformers.Trainer(Net(), arguments(tmp_path, logging_steps=1), train_dataset=train)

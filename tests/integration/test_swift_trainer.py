@@ -68,7 +68,7 @@ def test_search_with_a_trainer_then_train_with_the_policy(tmp_path):
         return trainer
 
     shared = {name: value.clone() for name, value in model.state_dict().items()}
-    options = {"model": model, "trials": 3, "optimizer": "random"}
+    options = {"model": model, "trials": 3, "optimizer": "random", "repeats": 0}
     policy = search_swift(objective, features, **options, out=tmp_path / "search")
     assert policy.search.score < 0  # minus eval_loss
     assert policy.search.budget["sample_forwards"] == 3 * 3 * 120 + 120

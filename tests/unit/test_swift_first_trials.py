@@ -88,7 +88,7 @@ def test_repeats_say_how_noisy_a_score_is(tmp_path):
     policy = search_swift(share_of_right, planted()[0], trials=6, seed=3, out=tmp_path, repeats=4)
     noise = policy.search.config["score_noise"]
     assert 0.003 < noise < 0.1  # of 400 draws
-    assert policy.search.budget["trials"] == 10
+    assert policy.search.budget["trials"] == 6 + 2 * 4  # the winner and uniform sampling
     assert f"another run of the law moves it by {noise:.2g}" in policy.summary()
     # the repeats are in the journal, and more trials go on without them being taken for trials
     more = search_swift(share_of_right, planted()[0], trials=14, seed=3, out=tmp_path, repeats=4)
@@ -109,7 +109,7 @@ def test_the_winner_is_confirmed_on_what_the_search_did_not_see():
     scores = {name: facts[name] for name in ("search_score", "uniform_score", "score_noise")}
     assert all(isinstance(value, float) for value in scores.values())
     assert policy.search.score >= facts["uniform_score"]
-    assert policy.search.budget["trials"] in (20 + 3 * 2, 20 + 3 * 3)  # the luckiest may be a plain law
+    assert policy.search.budget["trials"] in {20 + 3 * laws + 3 * told for laws in (2, 3) for told in (1, 2)}
     assert policy.weights(planted()[0]).numpy()[wrong].sum() < 0.4  # never a law that is worse than uniform there
 
 

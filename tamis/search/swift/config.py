@@ -21,8 +21,7 @@ class SwiftConfig:
         optimizer: ``"tpe"``, ``"gp-ucb"`` (the paper's), ``"optuna-gp"`` or ``"random"``.
         seed: of the proposals and of each trial: trial k's sampler and the global generators of torch, numpy and
             Python are seeded by (seed, k), and the latter put back afterwards.
-        metric: the entry of a Trainer's ``evaluate()`` that is the score; it counts downwards if its name ends in
-            "loss".
+        metric: the entry of a Trainer's ``evaluate()`` that is the score; an error counts downwards (`is_error`).
         num_samples: draws an epoch; None: the size of the data.
         score_samples: samples that one scoring runs over, counted into the stored budget.
         transform: ``"cgf"``, or ``"cdf"`` for the paper's ablation.
@@ -30,8 +29,8 @@ class SwiftConfig:
             on ``parallel``, never on N.
         plain: the first laws are, after the uniform one, those that trim the first feature at three shares, and with a
             column ``class_frequency`` the balanced law and these three balanced.
-        repeats: runs of the best law after the search, with other seeds, from which the noise of a score is estimated;
-            with ``confirm``: runs of each finalist. 0 for none.
+        repeats: runs of the best and the uniform law after the search, with other seeds, whose means are reported;
+            with ``confirm``: also runs of each finalist. 0 for none.
     """
 
     trials: int = adjustable(40)

@@ -20,8 +20,9 @@ law with H reversed). The middle of the cube is a uniform law, and heights of ex
 trial is the uniform law, so that the result is never a law that scored below it; the optimizer does not see it. After
 it come the laws that one would try by hand (``plain``, ``previous``), so that the result is not worse than these by
 the trials' score. A column ``class_frequency`` adds one parameter, ours: the exponent that balances classes. At the end
-the winner is run again (``repeats``, ``confirm``), see `confirm`. The
-default optimizer is not the paper's GP-UCB; how it was chosen, and on how little, is on the method's card.
+the winner is run again beside the uniform law (``repeats``, ``confirm``), see `confirm`: the score that is reported is
+that of these runs, and a gain within their noise is none. The default optimizer
+is not the paper's GP-UCB; how it was chosen, and on how little, is on the method's card.
 
 **Unstated** in the paper: whether D_v is separate from the test data (it must be); the learning rate of a trial (the
 user's; too small, and all laws score alike); when w_share is taken. Take it early: a model that has memorised its
@@ -47,10 +48,10 @@ from tamis.policy.base import fingerprint
 from tamis.samplers.swift.law import SwiftLaw
 from tamis.samplers.swift.sampler import FeatureTables, SwiftPolicy
 from tamis.search.journal import Propose, Record
-from tamis.search.metrics import Metric, check_metric, metric_name
+from tamis.search.metrics import Metric, check_metric, direction_key, metric_name
 from tamis.search.run import SearchRun
 from tamis.search.swift.config import SwiftConfig
-from tamis.search.swift.confirm import Finalist, decided, finalists, noise_of, rerun
+from tamis.search.swift.confirm import Finalist, Verdict, finalists, no_effect, rerun, settled
 from tamis.search.swift.space import first_points, law_of
 from tamis.search.swift.trial import Objective, Trial, check_objective, objective_name, tensors_of
 
@@ -67,6 +68,7 @@ def search_swift(
     seed: int = 0,
     out: PathOrStr | None = None,
     metric: Metric = "eval_loss",
+    greater_is_better: bool | None = None,
     num_samples: int | None = None,
     score_samples: int = 0,
     transform: str = "cgf",
@@ -94,6 +96,7 @@ def search_swift(
             the same or another ``trials``). The journal knows the objective by its name only: after a change inside
             it (epochs, learning rate, held-out data), use another folder.
         metric: of a Trainer: a name, a function or a module of evaluate, see `tamis.search.metrics`.
+        greater_is_better: of a Trainer's ``metric``; None: unless its name is one of an error (loss, wer, mse, ...).
         num_samples: draws an epoch; default: the size of the data.
         score_samples: samples that one scoring runs over, counted into the stored budget.
         transform: ``"cgf"``, or ``"cdf"`` for the paper's ablation.
@@ -102,13 +105,15 @@ def search_swift(
             (a Trainer does not); False runs each trial on all of them together.
         plain: try the laws first that one would try by hand: trimming, balanced, both (`SwiftConfig`).
         previous: a law found before, e.g. ``policy.law``, tried among the first.
-        repeats: runs of the winner with other seeds; the policy then knows the noise of its score.
+        repeats: runs of the winner and of the uniform law with other seeds. Their means are the scores of the policy,
+            and it is the uniform one if the gain is within its standard error. 0: the luckiest trial's law and score.
         confirm: an objective like the first that scores on held-out data which ``objective`` does not use. The uniform
-            law, the best plain one and the best of all are run with it, and the best of these three is returned.
+            law, the best plain one and the best of all are run with it, the best of these three is chosen, and it and
+            the uniform law are run again to be reported. The journal knows it by its name: another one is run anew.
 
     Returns:
-        The policy of the best law (uniform unless some law scored above it), with its score, that of uniform
-        sampling, cost in sample-forwards (backward = 2) and settings.
+        The policy of the best law (uniform unless some law is better), with its score, that of uniform sampling,
+        cost in sample-forwards (backward = 2) and settings.
 
     Raises:
         TypeError: an objective that is not a function, features of another type, a model that is not an nn.Module.
@@ -116,9 +121,9 @@ def search_swift(
             from its sampler.
 
     Warns:
-        NoEffectWarning: no law scored above uniform sampling, so the policy is uniform.
+        NoEffectWarning: no law scored above uniform sampling, or not when it was run again: the policy is uniform.
     """
-    check_metric(metric)
+    check_metric(metric, greater_is_better)
     config = SwiftConfig(
         trials=trials, optimizer=optimizer, seed=seed, metric=metric_name(metric), num_samples=num_samples,
         score_samples=score_samples, transform=transform, parallel=parallel, plain=plain, repeats=repeats,
@@ -127,7 +132,7 @@ def search_swift(
     if confirm is not None:
         check_objective(confirm, model, "confirm")
     config = _as_begun(config, out)
-    search = _Search(objective, FeatureTables(features), model, config, metric, confirm, spread)
+    search = _Search(objective, FeatureTables(features), model, config, metric, greater_is_better, confirm, spread)
     policy, problem = search.run(features, out, previous)
     if problem is not None:
         warnings.warn(problem, NoEffectWarning, stacklevel=2)
@@ -144,15 +149,17 @@ class _Search:
         model: nn.Module | None,
         config: SwiftConfig,
         metric: Metric,
+        greater_is_better: bool | None,
         confirm: Objective | None,
         spread: bool,
     ) -> None:
         self.objective, self.tables, self.model, self.config = objective, tables, model, config
         self.confirm, self.spread = confirm, spread
+        self.direction = direction_key(metric, greater_is_better)
         self.balance = tables.frequency is not None
         self.trial = Trial(
             objective, lambda point: tables.weights(self.law(point)), model, metric=metric,
-            num_samples=config.num_samples, seed=config.seed, alone=spread,
+            greater_is_better=greater_is_better, num_samples=config.num_samples, seed=config.seed, alone=spread,
         )  # fmt: skip
 
     def law(self, point: np.ndarray) -> SwiftLaw:
@@ -169,6 +176,7 @@ class _Search:
             "objective": objective_name(self.objective),
             "features": features.digest(),
             "model": None if self.model is None else fingerprint(dict(tensors_of(self.model))),
+            **self.direction,
         }
         if len(first) > 1:  # else it is the search of release 0.1
             data["first"] = list(first)
@@ -185,41 +193,35 @@ class _Search:
                     raise TamisError(
                         f"trials={config.trials}: none gave a finite score; lower the learning rate of the objective"
                     )
-                winner, facts, runs = self._winner(run, records, list(first))
+                found = self._found(run, records, list(first))
             finally:
                 self.trial.restore()
-            score = facts.pop("score")
+            runs, winner = found.runs, found.law.record
             forwards = 3 * sum(record["draws"] for record in [*records, *runs]) + len(features)
             forwards += (len(records) + len(runs)) * config.score_samples
-            info = run.info(score, {"trials": len(records) + len(runs), "sample_forwards": forwards}, **facts)
+            budget = {"trials": len(records) + len(runs), "sample_forwards": forwards}
+            info = run.info(found.facts["score"], budget, **{k: v for k, v in found.facts.items() if k != "score"})
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NoEffectWarning)  # the caller says it, with the scores
                 policy = self.tables.policy(self.law(np.array(winner["point"])), info)
-            return run.finish(policy), _no_effect(scored) if winner is records[0] else None
+            return run.finish(policy), no_effect(scored, found.doubt) if winner is records[0] else None
 
-    def _winner(
-        self, run: SearchRun, records: list[Record], first: list[str]
-    ) -> tuple[Record, dict[str, float | None], list[Record]]:
-        """The winner's record, what is known of its score, and the runs that were made to know it."""
+    def _found(self, run: SearchRun, records: list[Record], first: list[str]) -> Verdict:
+        """The law that is returned, what is known of its score, and the runs that were made to know it."""
         laws = finalists(records, first)
-        repeats = self.config.repeats
         best = max(laws, key=lambda law: -np.inf if law.record["score"] is None else law.record["score"])
-        facts: dict[str, float | None] = {"score": best.record["score"], "uniform_score": records[0]["score"]}
-        if self.confirm is None and not repeats:
-            return best.record, facts, []
-        ran = rerun(
-            [best] if self.confirm is None else laws, run.open(), self.trial, max(repeats, 1), self.confirm,
-            spread=self.spread,
-        )  # fmt: skip
-        facts["score_noise"] = noise_of(ran)
-        if self.confirm is not None and any(law.scores for law in ran):
-            best = decided(ran)
-            facts |= {"search_score": best.record["score"], "score": _mean(best), "uniform_score": _mean(ran[0])}
-        return best.record, facts, [record for law in ran for record in law.runs]
+        if self.confirm is None and not self.config.repeats:
+            facts: dict[str, float | None] = {"score": best.record["score"], "uniform_score": records[0]["score"]}
+            return Verdict(best, facts, (), None)
 
+        def again(chosen: list[Finalist], *, report: bool) -> list[Finalist]:
+            return rerun(
+                chosen, run.open(), self.trial, max(self.config.repeats, 1), self.confirm, spread=self.spread,
+                report=report,
+            )  # fmt: skip
 
-def _mean(law: Finalist) -> float | None:
-    return float(np.mean(law.scores)) if law.scores else None
+        confirming = self.confirm is not None
+        return settled(laws, best, again, choose=confirming, report=confirming)
 
 
 def _as_begun(config: SwiftConfig, out: PathOrStr | None) -> SwiftConfig:
@@ -248,17 +250,3 @@ def _proposals(config: SwiftConfig, first: list[np.ndarray]) -> Propose:
         return propose(config.optimizer, history, count, dim, seed=config.seed)
 
     return next_points
-
-
-def _no_effect(scored: list[Record]) -> str:
-    """Why the search ends in the uniform law, and what to try."""
-    score, count = scored[0]["score"], len(scored) - 1
-    if count and all(record["score"] == score for record in scored):
-        return (
-            f"all {count + 1} trials scored {score:.6g}, so the policy is uniform: the objective does not depend on "
-            "what is drawn; is the model that it scores the one that it trains, and its learning rate large enough?"
-        )
-    return (
-        f"none of {count} laws scored above uniform sampling ({score:.6g}), so the policy is uniform: more trials, "
-        "longer ones, or more held-out samples may find one; on clean data there may be none"
-    )

@@ -63,6 +63,7 @@ class Trial:
         weights: a point -> the samples' weights [n].
         model: whose present weights each trial starts from, or None.
         metric: of a Trainer that the objective returns.
+        greater_is_better: of ``metric``; None: what its name says.
         num_samples: draws an epoch; None: the size of the data.
         seed: of the search.
         alone: another trial runs on each of several processes.
@@ -75,11 +76,13 @@ class Trial:
         model: nn.Module | None,
         *,
         metric: Metric,
+        greater_is_better: bool | None = None,
         num_samples: int | None,
         seed: int,
         alone: bool,
     ) -> None:
         self.objective, self.weights, self.model, self.metric = objective, weights, model, metric
+        self.greater_is_better = greater_is_better
         self.num_samples, self.seed = num_samples, seed
         self.alone = alone and is_distributed()
         self.shared = {} if model is None else {name: value.detach().clone() for name, value in tensors_of(model)}
@@ -123,6 +126,11 @@ class Trial:
         if not (hasattr(result, "train") and hasattr(result, "evaluate")):
             if not hasattr(result, "__float__"):
                 raise TypeError(f"objective: must return its score or a Trainer, got {type(result).__name__}")
+            if self.greater_is_better is not None:
+                raise TamisError(
+                    f"greater_is_better={self.greater_is_better}: is of a Trainer's metric, but the objective returned "
+                    "its score, of which higher is better; return minus an error"
+                )
             return float(result)
         if self.alone:
             raise TamisError(
@@ -130,7 +138,7 @@ class Trial:
                 "that trains on one process and returns its score"
             )
         result.train()
-        return trainer_score(result, self.metric)
+        return trainer_score(result, self.metric, self.greater_is_better)
 
 
 class _CountingSampler(WeightedSampler):

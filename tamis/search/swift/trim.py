@@ -21,8 +21,9 @@ from tamis.samplers.plain import kept_lowest
 from tamis.samplers.swift.law import SwiftLaw
 from tamis.samplers.swift.sampler import FeatureTables, SwiftPolicy, check_features
 from tamis.search.journal import Record
-from tamis.search.metrics import Metric, check_metric, metric_name
+from tamis.search.metrics import Metric, check_metric, direction_key, metric_name
 from tamis.search.run import SearchRun, adjustable
+from tamis.search.swift.confirm import Finalist, Verdict, rerun, settled
 from tamis.search.swift.trial import Objective, Trial, check_objective, objective_name, tensors_of
 
 __all__ = ["TrimConfig", "search_trim"]
@@ -78,11 +79,15 @@ def search_trim(
     seed: int = 0,
     out: PathOrStr | None = None,
     metric: Metric = "eval_loss",
+    greater_is_better: bool | None = None,
     num_samples: int | None = None,
     score_samples: int = 0,
     spread: bool = True,
+    confirm: Objective | None = None,
 ) -> SwiftPolicy:
     """Find the share of lowest ``column`` that trains best; each share is run ``repeats`` times.
+
+    The best mean of several is partly luck, so without ``confirm`` the score is too good by some of its noise.
 
     Args:
         objective: trains a few epochs with samples drawn by its argument and scores, as in `search_swift`.
@@ -95,9 +100,13 @@ def search_trim(
         seed: of the runs.
         out: folder for the journal and the policy; an interrupted search goes on there.
         metric: of a Trainer, as `search_swift`.
+        greater_is_better: of a Trainer's ``metric``; None: unless its name is one of an error (loss, wer, mse, ...).
         num_samples: draws an epoch; default: the size of the data.
         score_samples: samples that one scoring runs over, counted into the stored budget.
         spread: on several processes, as `search_swift`.
+        confirm: an objective like the first that scores on held-out data which ``objective`` does not use. The best
+            share and keeping everything are each run ``repeats`` times with it, under other seeds: these means are
+            reported, and everything is kept if the gain is within its standard error.
 
     Returns:
         The law that keeps the best share, ``policy.search.config["share"]``, as a policy of ``column`` alone.
@@ -105,70 +114,107 @@ def search_trim(
     Raises:
         KeyError: there is no such column, or no ``class_frequency`` to balance by.
         TypeError, ValueError: arguments out of range.
-        TamisError: the journal in ``out`` is of another search, no run gave a finite score.
+        TamisError: the journal in ``out`` is of another search, or of each share a run gave no finite score: one
+            failed run puts a share out.
 
     Warns:
-        NoEffectWarning: keeping everything scored best.
+        NoEffectWarning: keeping everything scored best, or not worse by ``confirm``.
     """
-    check_metric(metric)
+    check_metric(metric, greater_is_better)
     config = TrimConfig(
         column=column, shares=shares, balance=balance, repeats=repeats, seed=seed, metric=metric_name(metric),
         num_samples=num_samples, score_samples=score_samples,
     )  # fmt: skip
     check_objective(objective, model)
-    policy = _search(objective, features, config, model, metric, out, spread)
+    if confirm is not None:
+        check_objective(confirm, model, "confirm")
+    search = _Search(objective, features, config, model, metric, greater_is_better, confirm, spread)
+    policy, doubt = search.run(features, out)
     if policy.search is not None and policy.search.config["share"] == 1 and not policy.law.balance:
-        warnings.warn(
-            f"search_trim: keeping everything scored best ({policy.search.score:.6g}), so the policy is uniform",
-            NoEffectWarning,
-            stacklevel=2,
-        )
+        why = doubt or f"keeping everything scored best ({policy.search.score:.6g})"
+        warnings.warn(f"search_trim: {why}, so the policy is uniform", NoEffectWarning, stacklevel=2)
     return policy
 
 
-def _search(
-    objective: Objective,
-    features: FeatureTable,
-    config: TrimConfig,
-    model: nn.Module | None,
-    metric: Metric,
-    out: PathOrStr | None,
-    spread: bool,
-) -> SwiftPolicy:
-    tables = _tables(features, config.column, needs_classes=any(config.balance))
-    tried = [(share, power) for share in config.shares for power in config.balance]
-    laws = [_law(tables, share, power) for share, power in tried]
-    trial = Trial(
-        objective, lambda point: tables.weights(laws[int(point[0])]), model, metric=metric,
-        num_samples=config.num_samples, seed=config.seed, alone=spread,
-    )  # fmt: skip
-    data = {
-        "objective": objective_name(objective),
-        "features": features.digest(),
-        "model": None if model is None else fingerprint(dict(tensors_of(model))),
-    }
-    count, points = len(laws) * config.repeats, np.arange(len(laws), dtype=np.float64)[:, None]
-    with SearchRun("trim", config, out, data=data) as run:
-        try:
-            records = run.trials(
-                trial, lambda past, wanted: points[(len(past) + np.arange(wanted)) % len(laws)], trials=count,
-                initial=count, spread=spread, desc="trim search",
-            )  # fmt: skip
-        finally:
-            trial.restore()
-        means = [_mean(records[k :: len(laws)]) for k in range(len(laws))]
-        best = int(np.argmax([-np.inf if mean is None else mean for mean in means]))
-        if means[best] is None:
-            raise TamisError(f"trials={count}: none gave a finite score; lower the learning rate of the objective")
-        forwards = 3 * sum(r["draws"] for r in records) + count * config.score_samples + len(features)
-        facts = {f"score.{share:g}.{power:g}": mean for (share, power), mean in zip(tried, means, strict=True)}
-        info = run.info(
-            means[best], {"trials": count, "sample_forwards": forwards}, share=tried[best][0], power=tried[best][1],
-            **facts,
+class _Search:
+    """One search; see `search_trim`."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        features: FeatureTable,
+        config: TrimConfig,
+        model: nn.Module | None,
+        metric: Metric,
+        greater_is_better: bool | None,
+        confirm: Objective | None,
+        spread: bool,
+    ) -> None:
+        self.config, self.confirm, self.spread = config, confirm, spread
+        self.tables = _tables(features, config.column, needs_classes=any(config.balance))
+        self.tried = [(share, power) for share in config.shares for power in config.balance]
+        self.laws = [_law(self.tables, share, power) for share, power in [*self.tried, (1.0, 0.0)]]  # uniform: the last
+        self.trial = Trial(
+            objective, lambda point: self.tables.weights(self.laws[int(point[0])]), model, metric=metric,
+            greater_is_better=greater_is_better, num_samples=config.num_samples, seed=config.seed, alone=spread,
         )  # fmt: skip
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NoEffectWarning)  # the caller says it, with the score
-            return run.finish(tables.policy(laws[best], info))
+        self.data = {
+            "objective": objective_name(objective),
+            "features": features.digest(),
+            "model": None if model is None else fingerprint(dict(tensors_of(model))),
+            **direction_key(metric, greater_is_better),
+        }
+
+    def run(self, features: FeatureTable, out: PathOrStr | None) -> tuple[SwiftPolicy, str | None]:
+        """The policy, and why it does not trim although the search did."""
+        config, tried = self.config, self.tried
+        count, points = len(tried) * config.repeats, np.arange(len(tried), dtype=np.float64)[:, None]
+        with SearchRun("trim", config, out, data=self.data) as run:
+            try:
+                records = run.trials(
+                    self.trial, lambda past, wanted: points[(len(past) + np.arange(wanted)) % len(tried)], trials=count,
+                    initial=count, spread=self.spread, desc="trim search",
+                )  # fmt: skip
+                means = [_mean(records[k :: len(tried)]) for k in range(len(tried))]
+                best = int(np.argmax([-np.inf if mean is None else mean for mean in means]))
+                if means[best] is None:
+                    raise TamisError(
+                        f"trials={count}: of each share a run gave no finite score; lower the learning rate of the "
+                        "objective"
+                    )
+                found = None if self.confirm is None else self._confirmed(run, best, means)
+            finally:
+                self.trial.restore()
+            runs = [*records, *(() if found is None else found.runs)]
+            forwards = 3 * sum(r["draws"] for r in runs) + len(runs) * config.score_samples + len(features)
+            facts = {f"score.{share:g}.{power:g}": mean for (share, power), mean in zip(tried, means, strict=True)}
+            score = means[best]
+            if found is not None:
+                best = int(found.law.record["point"][0])
+                score, facts = found.facts["score"], {**facts, **{k: v for k, v in found.facts.items() if k != "score"}}
+            share, power = [*tried, (1.0, 0.0)][best]
+            budget = {"trials": len(runs), "sample_forwards": forwards}
+            info = run.info(score, budget, share=share, power=power, **facts)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NoEffectWarning)  # the caller says it, with the score
+                policy = self.tables.policy(self.laws[best], info)
+            return run.finish(policy), None if found is None else found.doubt
+
+    def _confirmed(self, run: SearchRun, best: int, means: list[float | None]) -> Verdict:
+        """The best share and keeping everything, by the other objective."""
+        keep_all = self.tried.index((1.0, 0.0)) if (1.0, 0.0) in self.tried else len(self.tried)
+
+        def finalist(k: int) -> Finalist:
+            share, power = [*self.tried, (1.0, 0.0)][k]
+            score = means[k] if k < len(means) else None
+            return Finalist(f"share {share:g}, balance {power:g}", {"trial": k, "point": [float(k)], "score": score})
+
+        def again(laws: list[Finalist], *, report: bool) -> list[Finalist]:
+            return rerun(
+                laws, run.open(), self.trial, self.config.repeats, self.confirm, spread=self.spread, report=report
+            )
+
+        return settled([finalist(keep_all)], finalist(best), again, report=True)
 
 
 def _tables(features: FeatureTable, column: str, *, needs_classes: bool) -> FeatureTables:
@@ -195,5 +241,6 @@ def _law(tables: FeatureTables, share: float, power: float) -> SwiftLaw:
 
 
 def _mean(records: list[Record]) -> float | None:
-    scores = [record["score"] for record in records if record["score"] is not None]
-    return float(np.mean(scores)) if scores else None
+    """Of all runs; None if one of them failed: the mean of the lucky ones would be too good."""
+    scores = [record["score"] for record in records]
+    return None if None in scores else float(np.mean(scores))
