@@ -111,6 +111,6 @@ def test_a_pass_that_another_one_overtook_says_so():
 
 
 def test_a_loader_without_batches_is_refused():
-    with pytest.raises(ValueError, match="an epoch has 3 samples, too few for batch_size=4, .* or drop_last=False"):
+    with pytest.raises(ValueError, match=r"an epoch has 3 samples, too few for batch_size=4, .* or drop_last=False"):
         make(IndexedDataset(3), drop_last=True)
     assert len(list(make(IndexedDataset(3)))) == 1
