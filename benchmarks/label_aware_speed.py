@@ -31,7 +31,7 @@ from tamis.optimizers.mrmr import select
 from tamis.optimizers.predictor import PredictorConfig
 from tamis.search.label_aware.reward import RewardImages
 from tamis.search.label_aware.triples import SPACE, _Exploration
-from tamis.transforms import LabelAwareAugment, apply_operations
+from tamis.transforms import LabelAwareAugment, MenuPolicy, apply_operations
 from tamis.transforms.images.ops import CODES, OPERATIONS, Drawn
 
 
@@ -63,6 +63,7 @@ def transforms(side: int, repeats: int, rounds: int) -> dict[str, float]:
     batch = torch.stack(tensors * 16)
     policy = random_policy(("a", "b"), 100, 0)
     exact, fast = LabelAwareAugment(policy), LabelAwareAugment(policy, mode="fast")
+    menu = LabelAwareAugment(MenuPolicy.plain(("a", "b")))
     labels = torch.zeros(len(batch), dtype=torch.int64)
     timm = {"mean": (128, 128, 128)}
 
@@ -83,6 +84,7 @@ def transforms(side: int, repeats: int, rounds: int) -> dict[str, float]:
         "tamis fast, PIL": each(lambda image: fast(image, 0), images),
         "tamis, tensors": each(lambda image: exact(image, 0), tensors),
         "tamis, batch of 128 tensors": batched,
+        "tamis menu of RandAugment(2), PIL": each(lambda image: menu(image, 0), images),
         "torchvision RandAugment(3), tensors": each(v2.RandAugment(3), tensors),
         "torchvision RandAugment(2), PIL": each(v2.RandAugment(2), images),
         "torchvision TrivialAugmentWide, PIL (1 operation)": each(v2.TrivialAugmentWide(), images),

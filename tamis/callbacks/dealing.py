@@ -13,7 +13,15 @@ from typing import Any
 
 from torch.utils.data import BatchSampler, DataLoader, Sampler
 
-__all__ = ["Dealing", "RestOfEpoch", "batch_samplers", "innermost_sampler", "put_sampler"]
+__all__ = [
+    "Dealing",
+    "RestOfEpoch",
+    "batch_samplers",
+    "innermost_sampler",
+    "put_sampler",
+    "restart_workers",
+    "tell_epoch",
+]
 
 
 def batch_samplers(loader: DataLoader[Any]) -> list[Any]:
@@ -39,6 +47,29 @@ def put_sampler(loader: DataLoader[Any], sampler: Sampler[int]) -> None:
     """
     for batches in batch_samplers(loader):
         batches.sampler = sampler
+
+
+def tell_epoch(loader: DataLoader[Any], epoch: int) -> None:
+    """Tell a loader's data set the epoch, if it has ``set_epoch``, and have its workers know it.
+
+    Accelerate does not, where it finds a sampler to tell.
+    """
+    if hasattr(loader.dataset, "set_epoch"):
+        loader.dataset.set_epoch(epoch)
+        restart_workers(loader, loader.dataset)
+
+
+def restart_workers(loader: DataLoader[Any], component: object) -> None:
+    """Have ``persistent_workers``, which keep the copy that they began with, begin anew at the next iteration.
+
+    Args:
+        loader: as built, or prepared by accelerate.
+        component: what has just been told an epoch. Workers stay if it says ``epoch_reaches_workers``, as what keeps
+            the epoch in shared memory.
+    """
+    base: Any = getattr(loader, "base_dataloader", loader)
+    if getattr(base, "persistent_workers", False) and not getattr(component, "epoch_reaches_workers", False):
+        base._iterator = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +122,10 @@ class Dealing:
         if self.ranks == (0, 1):
             return -(-count // self.step)
         return len(range(self.ranks[0], -(-count // self.batch_size), self.ranks[1]))
+
+    def fewest(self, count: int) -> int:
+        """As `batches`, on the rank that has the fewest of them."""
+        return self.batches(count) if self.ranks == (0, 1) else -(-count // self.batch_size) // self.ranks[1]
 
     def filling(self, count: int) -> int:
         """The indices that ``count`` are filled up with."""

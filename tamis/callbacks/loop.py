@@ -8,16 +8,18 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from tamis.callbacks.base import ResumableSampler, check_length, check_sampler
-from tamis.callbacks.dealing import Dealing, RestOfEpoch, innermost_sampler, put_sampler
+from tamis.callbacks.dealing import Dealing, RestOfEpoch, innermost_sampler, put_sampler, tell_epoch
 from tamis.callbacks.proof import check_drawn, check_ranks
 from tamis.core.checks import check_int
+from tamis.core.distributed import world_size
+from tamis.core.errors import TamisError
 from tamis.core.types import Stateful
 
 __all__ = ["ResumableLoader"]
 
 
 class ResumableLoader:
-    """Counts consumed batches, tells the sampler the epoch, and resumes exactly where `state_dict` was taken.
+    """Counts consumed batches, tells sampler and data set the epoch, and resumes exactly where `state_dict` was taken.
 
     ::
 
@@ -27,17 +29,22 @@ class ResumableLoader:
                 ...                       # batches.state_dict() at any moment: JSON values and tensors
 
     Without `epochs`, each pass over it is the next epoch. A state may be loaded with another batch size or number of
-    processes: the global order goes on at the same index.
+    processes: the global order goes on at the same index. A new pass ends the one before, which says so if it is asked
+    for more.
 
     Args:
-        loader: a `DataLoader` over ``sampler``, as built or as returned by ``accelerator.prepare``, with any
-            ``DataLoaderConfiguration``. What a stateful loader saves itself is not needed and not used.
+        loader: a `DataLoader` over ``sampler``, as built (in one process) or as returned by ``accelerator.prepare``,
+            with any ``DataLoaderConfiguration``. What a stateful loader saves itself is not needed and not used. A data
+            set with ``set_epoch`` is told each epoch; ``persistent_workers`` are begun anew for it, unless it says
+            ``epoch_reaches_workers``, as tamis's own.
         sampler: a tamis sampler (or any with ``set_epoch``, ``seek``, ``state_dict``, ``load_state_dict``).
         components: further stateful things saved along, by name, e.g. ``pruner=pruner``.
 
     Raises:
-        TypeError, ValueError: the sampler does not fit, see `tamis.callbacks.base.check_sampler`.
-        TamisError: the first batch was not drawn from the sampler, or the processes hold different ones.
+        TypeError, ValueError: the sampler does not fit, see `tamis.callbacks.base.check_sampler`, or an epoch is
+            shorter than a batch and ``drop_last=True`` leaves nothing of it.
+        TamisError: the first batch was not drawn from the sampler, the processes hold different ones, or several
+            processes would each see all of the data through a plain loader.
     """
 
     def __init__(self, loader: DataLoader[Any], sampler: ResumableSampler, **components: Stateful) -> None:
@@ -59,9 +66,26 @@ class ResumableLoader:
         self.batch = 0
         self._from = (0, 0)  # a batch number and the position before it
         self._length = len(sampler)
+        self._pass: object = None  # the pass that is running
         self._compared = False  # with the other ranks' samplers
         self._dealing = Dealing.of(loader)
+        self._check_dealt()
         self._source = _without_state(loader) if self._prepared else loader
+
+    def _check_dealt(self) -> None:
+        """Refuse a loader that gives all ranks the same batches, or some rank none."""
+        if not self._prepared and world_size() > 1:
+            raise TamisError(
+                "loader: a plain DataLoader, from which each process would draw the same batches; pass "
+                "accelerator.prepare(loader). A process that trains alone, as for one trial of a search, needs no "
+                "ResumableLoader: loop over the loader itself"
+            )
+        if (len(self.loader) if self._dealing is None else self._dealing.fewest(self._length)) < 1:
+            raise ValueError(
+                f"loader gives no batch to a process: an epoch has {self._length} samples, too few for batch_size="
+                f"{getattr(self._dealing, 'batch_size', None)}, the number of processes and drop_last; use a smaller "
+                "batch_size, or drop_last=False"
+            )
 
     def epochs(self, count: int) -> Iterator[int]:
         """The epochs still to do, up to ``count``; after a resume the first may be a partial one."""
@@ -84,7 +108,9 @@ class ResumableLoader:
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of the present epoch that were not consumed yet."""
+        running = self._pass = object()
         check_length(self.sampler, self._length)
+        self._check_dealt()
         self._turn_over()
         self.sampler.set_epoch(self.epoch)
         if self._prepared and not self._compared:
@@ -98,19 +124,26 @@ class ResumableLoader:
                     iterations = None
                 self.batch += 1
                 yield batch
+                if self._pass is not running:
+                    raise TamisError(
+                        "ResumableLoader: another pass over it was begun, or a state loaded, while this one was "
+                        "running, so that nobody could count what was consumed; end the loop first"
+                    )
         finally:
-            put_sampler(self.loader, self.sampler)
+            if self._pass in (running, None):
+                put_sampler(self.loader, self.sampler)
 
     def _rest(self) -> Any:
         """A loader of the batches that are left."""
         source: Any = self._source
         if self._prepared:
-            source.set_epoch(self.epoch)  # tells the data set too
+            source.set_epoch(self.epoch)
         elif getattr(source, "_initial_iter_for_state_dict", False) or getattr(source, "next_iter_state", None):
             raise ValueError(
                 "loader: a StatefulDataLoader whose own state was asked for or loaded, and that goes on from there; "
                 "use its state or ResumableLoader's, not both"
             )
+        tell_epoch(source, self.epoch)
         order: Any = self.sampler
         if self.position and self._dealing is not None:
             filling = self._dealing.filling(self._length - self.position)
@@ -161,6 +194,7 @@ class ResumableLoader:
                 f"saved components {sorted(state['components'])}, present ones {sorted(self.components)}: "
                 "build the ResumableLoader with the same names"
             )
+        self._pass = None
         self.sampler.load_state_dict(state["sampler"])
         self.epoch, self.batch, self._from = int(state["epoch"]), int(state["batch"]), (0, 0)
         if position is not None and self._dealing is not None:

@@ -4,8 +4,9 @@ Y. Wang et al., "AutoField: Automating Feature Selection in Deep Recommender Sys
 Logits (alpha^0, alpha^1) per field, p^1 = the second of softmax((log alpha + G) / tau) multiplies the field's rows, the
 logits descend the validation loss, the K fields with the highest p^1 are kept and a model of them is trained anew.
 
-Deviations: first order (the authors' code looks one step ahead); the budget takes the place of K, which is
-``keep=K / number of fields`` for tables of one width; a table that goes leaves its module, which returns zeros.
+Deviations: first order (the authors' code looks one step ahead); K is a share of the fields (``fields``), or a budget
+takes its place, which counts pairs or bytes: no table larger than the budget can then stay; a table that goes leaves
+its module, which returns zeros.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class AutoFieldConfig:
     """Settings of `AutoField`.
 
     Attributes:
+        fields: share of the fields that stay, in (0, 1], where no budget is given; at least one field. Paper: K fields.
         lr: of Adam on the logits. Paper: 0.001.
         cooling: what tau loses in a step, down to 0.01. Paper: 5e-5.
         warm_up: share of the training before the logits move, in [0, 1). Paper: 0.
@@ -41,6 +43,7 @@ class AutoFieldConfig:
         seed: of the Gumbel noise.
     """
 
+    fields: float = 0.5
     lr: float = 1e-3
     cooling: float = 5e-5
     warm_up: float = 0.0
@@ -49,6 +52,7 @@ class AutoFieldConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_range("fields", self.fields, low=0, high=1, open_low=True)
         check_range("lr", self.lr, low=0, open_low=True)
         check_range("cooling", self.cooling, low=0)
         check_range("warm_up", self.warm_up, low=0, high=1, open_high=True)
@@ -74,13 +78,14 @@ class AutoField(FactorPruner):
     after the training ``pruner.prune()``, then ``small = pruner.restart(new_model)``, which is trained anew.
 
     Args:
-        model, size, keep, budget_bytes, tables, total_steps: as `BudgetedPruner`; without a budget size=0.5.
+        model, size, keep, budget_bytes, tables, total_steps: as `BudgetedPruner`; without a budget half of the
+            fields (`AutoFieldConfig.fields`), whatever their sizes.
         config: the settings.
     """
 
     config_class = AutoFieldConfig
     whole_tables = True
-    default_size = 0.5
+    default_size = None
     validates = 1
     again = "fresh"
 
@@ -111,12 +116,16 @@ class AutoField(FactorPruner):
         return [float(torch.softmax(gate.value.detach(), 0)[1]) for gate in self.factor_gates()]
 
     def chosen(self) -> list[Tensor]:
-        assert self.budget is not None
         scores = self.field_scores()
         if max(scores) == min(scores):
             words = "AutoField: every table has the same score, so the choice is by number only"
             warnings.warn(words, NoEffectWarning, stacklevel=6)
-        stays = best_tables(scores, self.tables, self.budget, self.config.power)
+        if self.budget is None:
+            best = sorted(range(len(scores)), key=lambda place: -scores[place])
+            best = best[: max(1, round(self.config.fields * len(scores)))]
+            stays = [place in best for place in range(len(scores))]
+        else:
+            stays = best_tables(scores, self.tables, self.budget, self.config.power)
         return [torch.full_like(gate.kept, stay) for gate, stay in zip(self.factor_gates(), stays, strict=True)]
 
     def notes(self) -> tuple[str, ...]:

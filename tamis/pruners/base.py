@@ -8,8 +8,9 @@ cuts the model, and keeps the state.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from tamis.core.checks import check_int
 from tamis.core.models import evaluating
 from tamis.core.types import Batch, JsonState, OptimizerLike
+from tamis.pruners.arguments import Loss, checked_loss
 from tamis.pruners.gates import Gate, gate_of, install
 from tamis.pruners.selection import Selection, as_selection
 from tamis.pruners.surgery.gated import cut_gated
@@ -30,8 +32,6 @@ from tamis.pruners.tables import Table, find_tables
 from tamis.pruners.watch import StepWatch
 
 __all__ = ["Loss", "Pruner", "Regularizer", "Step"]
-
-Loss = Callable[[], Tensor]  # a scalar with a graph, computed anew at each call
 
 
 class Regularizer(ABC):
@@ -245,7 +245,8 @@ class Pruner(Regularizer):
 
         Raises:
             TypeError: a loss is no function, or returns no scalar tensor.
-            ValueError: a validation loss is missing, or given to a pruner that learns nothing from one.
+            ValueError: a validation loss is missing, given to a pruner that learns nothing from one, without a graph,
+                or the same tensor as before.
         """
         name = type(self).__name__
         if self.validates and validation_loss is None:
@@ -257,9 +258,9 @@ class Pruner(Regularizer):
         if validation_loss is not None and not self.validates:
             raise ValueError(f"{name}.step(): learns nothing from validation batches; leave validation_loss out")
         if validation_loss is not None:
-            validation_loss = _checked(f"{name}.step(): validation_loss", validation_loss)
+            validation_loss = checked_loss(f"{name}.step(): validation_loss", validation_loss)
         if training_loss is not None:
-            training_loss = _checked(f"{name}.step(): training_loss", training_loss)
+            training_loss = checked_loss(f"{name}.step(): training_loss", training_loss)
         step = Step(self._taken + 1, self._total_steps, grad_scale, training_loss)
         self._watch.stepped()
         with torch.no_grad():
@@ -327,6 +328,9 @@ class Pruner(Regularizer):
         selections = {
             field: as_selection(f"{name}.select()[{field!r}]", kept) for field, kept in dict(self.select()).items()
         }
+        if all(t.field in selections and not selections[t.field].values(t.rows) for t in self.tables):
+            words = f"{name}.prune(): nothing is left of any table, so every lookup reads as zero; prune less"
+            warnings.warn(words, UserWarning, stacklevel=3)  # through no_grad
         try:
             plan, self.report = cut_gated(
                 self.model,
@@ -378,23 +382,3 @@ class Pruner(Regularizer):
                 raise ValueError(f"state: was saved with {name}={there}, here is {name}={here}; use one")
         self._taken, self._total_steps = int(state["step"]), state["total_steps"]
         self.restore(state)
-
-
-def _checked(name: str, loss: Loss) -> Loss:
-    """``loss`` with its value looked at, at each call.
-
-    Raises:
-        TypeError: no function; or, when called, no scalar tensor of floats comes back.
-    """
-    cure = "give a function that computes the loss: lambda: criterion(model(x), y)"
-    if not callable(loss):
-        raise TypeError(f"{name}={type(loss).__name__}: must be computed anew at each call; {cure}")
-
-    def value() -> Tensor:
-        found = loss()
-        if not isinstance(found, Tensor) or found.numel() != 1 or not found.is_floating_point():
-            got = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-            raise TypeError(f"{name}: must return one number as a tensor of floats, got {got}; {cure}")
-        return found.reshape(())
-
-    return value

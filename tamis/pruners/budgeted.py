@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from tamis.core.distributed import all_mean_
 from tamis.core.errors import NoEffectWarning, NotPolarisedError
 from tamis.core.types import JsonState
-from tamis.pruners.base import Pruner, Step
+from tamis.pruners.arguments import check_config
+from tamis.pruners.base import Loss, Pruner, Step
 from tamis.pruners.budget import Budget, split_by_budget
 from tamis.pruners.gates import gate_of
 from tamis.pruners.surgery.narrow import used_elsewhere
@@ -73,23 +74,18 @@ class BudgetedPruner(Pruner):
         size = self.default_size if (size, keep, budget_bytes) == (None, None, None) else size
         given = (size, keep, budget_bytes) != (None, None, None)
         self.budget = Budget(keep=keep, size=size, bytes=budget_bytes) if given else None
-        self.config = self._config(config)
+        self.config = check_config(self, config, self.config_class)
         self.retrain = "no" if self.config.decide_by < 1 else self.again
         self._decided = self._decided_at_cut = self._asked = False
         self._moved = 0
         super().__init__(model, tables=tables, total_steps=total_steps)
+        for table in self.gated:  # saved with the weights, so that a model from before the decision can be told apart
+            gate_of(table).register_buffer("decided", torch.tensor(False, device=table.weight.device))
         self._start = [_print_of(table.weight) for table in self.tables]
         self.prepare()
         self.wake()
         if self.budget is not None:
             self.judge_budget(self.budget)
-
-    def _config(self, config: Any) -> Any:
-        """The settings, checked to be of this method."""
-        if config is not None and not isinstance(config, self.config_class):
-            name = self.config_class.__name__
-            raise TypeError(f"config={type(config).__name__}: must be {name}, the settings of {type(self).__name__}")
-        return self.config_class() if config is None else config
 
     # ---- what a method says
 
@@ -152,8 +148,10 @@ class BudgetedPruner(Pruner):
             if self.config.decide_by < 1 and step.number >= self.config.decide_by * step.steps_in_all:
                 self._decide()
 
-    def step(self, **options: Any) -> None:
-        super().step(**options)
+    def step(
+        self, *, grad_scale: float = 1.0, validation_loss: Loss | None = None, training_loss: Loss | None = None
+    ) -> None:
+        super().step(grad_scale=grad_scale, validation_loss=validation_loss, training_loss=training_loss)
         self.wake()
 
     def begin(self, total_steps: int) -> None:
@@ -164,8 +162,14 @@ class BudgetedPruner(Pruner):
     @torch.no_grad()
     def _decide(self) -> None:
         self.decide()
-        self._decided = True
+        self._mark(True)
         self.wake()
+
+    def _mark(self, decided: bool) -> None:
+        self._decided = decided
+        for table in self.gated:
+            gate: Any = gate_of(table)
+            gate.decided.fill_(decided)
 
     def check_settled(self) -> None:
         if not self._moved and not self._decided:
@@ -178,14 +182,15 @@ class BudgetedPruner(Pruner):
 
     def settle(self) -> None:
         """What `select` begins with: the decision, if it has not fallen, or not for the weights as they are now."""
-        if self._decided and self.budget is not None and self.spent() > self.budget_total() * (1 + 1e-9):
+        gates: list[Any] = [gate_of(table) for table in self.gated]
+        if self._decided and not all(bool(gate.decided) for gate in gates):
             warnings.warn(
-                f"{type(self).__name__}: the model holds more than its budget: it was restored from before the cut was "
-                "decided (as load_best_model_at_end does); what remains is decided anew, without training after it",
+                f"{type(self).__name__}: the model was restored from before the cut was decided (as "
+                "load_best_model_at_end does); what remains is decided anew, without training after it",
                 UserWarning,
                 stacklevel=4,
             )
-            self._decided = False
+            self._mark(False)
         if not self._decided:
             self._decide()
             self._decided_at_cut = True
@@ -193,7 +198,8 @@ class BudgetedPruner(Pruner):
     def undo_select(self) -> None:
         """The cut failed: what it decided is not decided."""
         if self._decided_at_cut:
-            self._decided = self._decided_at_cut = False
+            self._decided_at_cut = False
+            self._mark(False)
             self.undo()
             self.wake()
 
@@ -209,7 +215,10 @@ class BudgetedPruner(Pruner):
 
     def notes(self) -> tuple[str, ...]:
         """How the method goes on after the cut, if it trains again."""
-        return () if self.retrain == "no" else (f"{type(self).__name__} {_AGAIN[self.retrain]}",)
+        if self.retrain == "no":
+            return ()
+        words = f"{type(self).__name__} {_AGAIN[self.retrain]}; until then the model is not what the paper measures"
+        return (words, "restart() gives tables in float: quantise after the second training")
 
     def restart(self, model: Model) -> Model:
         """Cut an unpruned ``model`` as the trained one was cut, for the training that follows; call it after `prune`.
@@ -219,7 +228,8 @@ class BudgetedPruner(Pruner):
                 weights that the training began with.
 
         Returns:
-            The same model, smaller. Make a new optimizer for it.
+            The same model, smaller, in float whatever `prune` was told to ``quantize``: call `quantize_embeddings`
+            after the second training. Make a new optimizer for it.
 
         Raises:
             RuntimeError: nothing was cut yet.
@@ -231,7 +241,8 @@ class BudgetedPruner(Pruner):
             raise RuntimeError(f"{name}.restart(): nothing was cut yet; call pruner.prune() first")
         if model is self.model:
             raise ValueError(f"{name}.restart(): this is the model that was cut; {name} {_AGAIN['fresh']}")
-        self.report.plan.check(model=model)
+        plan = replace(self.report.plan, stored={})  # quantised tables could not be trained again
+        plan.check(model=model)
         if self.retrain == "rewind":
             found: list[Any] = [model.get_submodule(table.paths[0]).weight for table in self.tables]
             for table, weight, start in zip(self.tables, found, self._start, strict=True):
@@ -240,7 +251,7 @@ class BudgetedPruner(Pruner):
                         f"{name}.restart(): table {table.field!r} does not hold the weights that the training began "
                         f"with; {name} {_AGAIN['rewind']}; or, from other weights: pruner.report.plan.apply(model)"
                     )
-        self.report.plan.apply(model)
+        plan.apply(model)
         return model
 
     # ---- state

@@ -89,6 +89,9 @@ class FactorPruner(BudgetedPruner):
 
         Raises:
             ValueError: the budget holds nothing.
+
+        Warns:
+            NoEffectWarning: it holds everything, or less than one of the tables.
         """
         costs, total = budget.costs(self.tables)
         if not self.whole_tables:
@@ -101,6 +104,11 @@ class FactorPruner(BudgetedPruner):
                 f"{budget}: holds less than the smallest table, {field!r}, so nothing would be left; give more, or "
                 "take a pruner of columns"
             )
+        wide = [t.field for c, t in zip(costs, self.tables, strict=True) if c * t.width > total * (1 + 1e-9)]
+        if wide:
+            words = f"{type(self).__name__}: {budget} holds less than the whole of {', '.join(wide)}, so that they go "
+            cure = "whatever their gates learn; give more, or leave them out with tables="
+            warnings.warn(words + cure, NoEffectWarning, stacklevel=4)
 
     def factor_gates(self) -> list[FactorGate]:
         """The gates, in the order of ``tables``."""
@@ -147,6 +155,9 @@ class FactorPruner(BudgetedPruner):
         Args:
             loss: as `on_validation` gets it.
             step: the step that was just taken.
+
+        Raises:
+            ValueError: it goes through no gate.
         """
         gates = self.factor_gates()
         for gate in gates:
@@ -156,6 +167,11 @@ class FactorPruner(BudgetedPruner):
         finally:
             for gate in gates:
                 gate.learning = False
+        if all(grad is None for grad in found):
+            raise ValueError(
+                f"{type(self).__name__}.step(): the validation loss goes through no gate; it must be computed when it "
+                "is called, by this model, not before: validation_loss=lambda: criterion(model(x_val), y_val)"
+            )
         grads = [torch.zeros_like(g.value) if f is None else f for g, f in zip(gates, found, strict=True)]
         return finite(type(self).__name__, [all_mean_(grad.detach().float()) for grad in grads], step)
 

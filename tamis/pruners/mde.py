@@ -16,8 +16,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,16 +26,22 @@ from tamis.core.checks import check_range
 from tamis.core.errors import NoEffectWarning
 from tamis.core.rng import check_seed, torch_generator
 from tamis.core.types import Batch, OptimizerLike
+from tamis.pruners.arguments import check_config
 from tamis.pruners.base import Pruner
 from tamis.pruners.budget import Budget
 from tamis.pruners.selection import Selection
 from tamis.pruners.surgery.cut import cut
+from tamis.pruners.surgery.gated import largest_change
+from tamis.pruners.surgery.packing import check_stored
 from tamis.pruners.surgery.plan import PruningPlan
-from tamis.pruners.surgery.quantize import quantize_embeddings
+from tamis.pruners.surgery.quantize import quantize_embeddings, refuse_trained
 from tamis.pruners.surgery.report import PruningReport
+from tamis.pruners.surgery.trace import run_model
 from tamis.pruners.tables import Table, find_tables
 
 __all__ = ["MDE", "MDEConfig", "mixed_dimensions"]
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +66,13 @@ class MDEConfig:
 
 
 def mixed_dimensions(
-    rows: list[int], widths: list[int], costs: list[float], budget: float, config: MDEConfig, extra: float = 0.0
+    rows: list[int],
+    widths: list[int],
+    costs: list[float],
+    budget: float,
+    config: MDEConfig,
+    extra: float = 0.0,
+    asked: object = None,
 ) -> list[int]:
     """d_i = lambda n_i^-alpha, rounded down, in [1, width], with the largest lambda that the budget holds.
 
@@ -71,6 +83,7 @@ def mixed_dimensions(
         budget: in the same unit.
         config: its ``alpha`` and ``powers_of_two``.
         extra: what a dimension of a table narrower than its base costs besides, per base dimension: its projection.
+        asked: how the error calls the budget.
 
     Raises:
         ValueError: not even one dimension for each table fits.
@@ -86,8 +99,8 @@ def mixed_dimensions(
     low, high = 0.0, max(w * n**config.alpha for n, w in zip(rows, widths, strict=True))
     if spent(at(low)) > budget * (1 + 1e-9):
         raise ValueError(
-            f"budget={budget:,.0f}: one dimension for each table, projections included, takes {spent(at(low)):,.0f}; "
-            "give a larger budget, or a pruner that may drop whole tables"
+            f"{asked or 'budget'}: holds {budget:,.0f}, and one dimension for each table, projections included, takes "
+            f"{spent(at(low)):,.0f}; give a larger budget, or a pruner that may drop whole tables"
         )
     if spent(at(high)) <= budget * (1 + 1e-9):
         return at(high)
@@ -133,24 +146,25 @@ class MDE(Pruner):
     ) -> None:
         size = 0.2 if (size, keep, budget_bytes) == (None, None, None) else size
         self.budget = Budget(keep=keep, size=size, bytes=budget_bytes)
-        self.config = config or MDEConfig()
+        self.config: MDEConfig = check_config(self, config, MDEConfig)
         found = find_tables(model, tables)
+        self._budget_total = self.budget.costs(found)[1]  # of the whole tables, before they are cut
         dims = self._widths(found)
         if dims == [table.width for table in found]:
             warnings.warn(f"MDE: {self.budget} holds every width, so nothing is cut", NoEffectWarning, stacklevel=2)
         super().__init__(model, tables=tables, total_steps=total_steps)
-        kept = {table.paths[0]: torch.arange(d) for table, d in zip(found, dims, strict=True) if d < table.width}
-        self.plan: PruningPlan | None = cut(model, kept, project=self.config.project) if kept else None
-        for number, table in enumerate(found):
-            if table.paths[0] in kept and self.config.project:
-                _start(table.modules[0].projection, self.config.seed, number)
+        kept = {table.paths[0]: torch.arange(d) for table, d in zip(self.tables, dims, strict=True)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoEffectWarning)  # that nothing is cut was said above
+            self.plan: PruningPlan = cut(model, kept, project=self.config.project)
+        self._start_projections(model)
 
     def _widths(self, tables: list[Table]) -> list[int]:
         costs, total = self.budget.costs(tables)
         size = tables[0].weight.element_size()
         extra = float(size) if self.config.project and self.budget.keep is None else 0.0
         rows, widths = [table.rows for table in tables], [table.width for table in tables]
-        return mixed_dimensions(rows, widths, costs, total, self.config, extra)
+        return mixed_dimensions(rows, widths, costs, total, self.config, extra, self.budget)
 
     def make_gate(self, table: Table) -> None:
         """No gate: the tables are cut already when the training begins."""
@@ -169,21 +183,61 @@ class MDE(Pruner):
         project: bool = False,
         quantize: str | None = None,
     ) -> PruningPlan:
-        """The plan of the cut that was made with the pruner; ``quantize`` as for every pruner, the rest is not used.
+        """The plan of the cut that was made with the pruner, which cuts nothing if the budget held every width.
+
+        Args:
+            optimizer: leave it out with ``quantize``; not used otherwise.
+            force: not used.
+            consumers: not used.
+            example_inputs: with ``quantize`` a batch; the report then has the largest change of an output by rounding.
+            project: not used; see `MDEConfig`.
+            quantize: as for every pruner.
 
         Raises:
             RuntimeError: called before.
-            ValueError: the budget held every width, so that there is no plan.
+            ValueError: ``optimizer`` was given with ``quantize``; nothing was changed.
         """
         if self.report is not None:
             raise RuntimeError("MDE.prune(): the model is cut already; make a new MDE of a new model")
-        if self.plan is None:
-            raise ValueError(f"MDE.prune(): {self.budget} holds every width, so nothing was cut; give a smaller budget")
+        rounding = None
         if quantize is not None:
-            self.plan = quantize_embeddings(self.model, quantize, tables=list(self.plan.tables))
-        paths = {table.field: table.paths[0] for table in self.tables if table.paths[0] in self.plan.tables}
-        self.report = PruningReport(self.plan, paths, 0.0, None, ("built narrow before the training",))
+            check_stored("quantize", quantize)
+            refuse_trained({table.field: table.modules for table in self.tables}, optimizer, quantize)
+            before = None if example_inputs is None else run_model(self.model, example_inputs)
+            self.plan = quantize_embeddings(self.model, quantize, tables=[table.paths[0] for table in self.tables])
+            if before is not None and example_inputs is not None:
+                rounding = largest_change(before, run_model(self.model, example_inputs))
+        paths = {table.field: table.paths[0] for table in self.tables}
+        self.report = PruningReport(self.plan, paths, 0.0, None, ("built narrow before the training",), rounding)
         return self.plan
+
+    @property
+    def decided(self) -> bool:
+        """True: the widths stand from the beginning."""
+        return True
+
+    def budget_total(self) -> float:
+        """The budget in its own unit: pairs or bytes."""
+        return self._budget_total
+
+    def restart(self, model: Model) -> Model:
+        """Make a newly built ``model`` narrow in the same way, in float, with projections of the same start.
+
+        Args:
+            model: of the same architecture, never cut; not this pruner's.
+
+        Raises:
+            PolicyError: of another shape, or cut already.
+        """
+        replace(self.plan, stored={}).apply(model)
+        self._start_projections(model)
+        return model
+
+    def _start_projections(self, model: nn.Module) -> None:
+        for number, table in enumerate(self.tables):
+            if self.plan.tables[table.paths[0]].form == "project":
+                narrow: Any = model.get_submodule(table.paths[0])
+                _start(narrow.projection, self.config.seed, number)
 
     def settings(self) -> dict[str, Any]:
         asked = {"keep": self.budget.keep, "size": self.budget.size, "budget_bytes": self.budget.bytes}

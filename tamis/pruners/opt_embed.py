@@ -71,7 +71,8 @@ class OptEmbedConfig:
         check_range("strength", self.strength, low=0)
         check_range("lr", self.lr, low=0, open_low=True)
         check_range("search", self.search, low=0, high=1, open_low=True)
-        check_int("population", self.population, low=4)
+        if check_int("population", self.population, low=4) % 2:
+            raise ValueError(f"population={self.population}: must be even; half of a generation are mutations")
         check_range("mutation", self.mutation, low=0, high=1, open_low=True)
         check_range("decide_by", self.decide_by, low=1, high=1)
         check_seed(self.seed)
@@ -180,6 +181,8 @@ class OptEmbed(BudgetedPruner):
     again = "rewind"
     penalised = True
 
+    _told = False  # of equal losses
+
     def prepare(self) -> None:
         self._candidates: list[list[int]] = []
         self._best: list[int] = []
@@ -249,6 +252,11 @@ class OptEmbed(BudgetedPruner):
             for gate, width in zip(gates, widths, strict=True):
                 gate.width.fill_(width)
         scores = all_mean_(torch.stack(losses)).cpu().numpy()
+        if scores.min() == scores.max() and not self._told:
+            self._told = True
+            words = "OptEmbed: every candidate has the same validation loss, so evolution has nothing to go by; "
+            cure = "the loss must be computed anew at each call, by this model"
+            warnings.warn(words + cure, NoEffectWarning, stacklevel=5)
         order = np.argsort(scores, kind="stable")
         self._best, self._best_loss = self._candidates[int(order[0])], float(scores[order[0]])
         parents = np.array(self._candidates)[order[: max(2, count // 2)]]

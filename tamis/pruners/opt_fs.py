@@ -8,8 +8,10 @@ of an early epoch.
 Slips kept out: the slides print tau = gamma^t / T. "Approximately zero" gates need the hard step and the training that
 follows, which is why ``retrain`` says rewind.
 
-Deviations: rewinds to the first weights, not those of epoch 1; a budget, if there is one, takes the rows with the
-largest g_c per byte; ``decide_by`` below 1 holds closed rows at zero and goes on (ours).
+Deviations: until a model is trained again, an open row keeps the 1 / sigmoid(g_c^(0)) that its gate has grown to (the
+hard gate of the paper is 1, with which outputs jump); rewinds to the first weights, not those of epoch 1; a budget, if
+there is one, takes the rows with the largest g_c per byte; ``decide_by`` below 1 holds closed rows at zero and goes on
+(ours).
 
 Unstated: the penalty's lambda is 1e-9 to 1e-8 in the authors' scripts for millions of values; here it is divided by
 nothing either, so it must grow if there are fewer.
@@ -17,6 +19,7 @@ nothing either, so it must grow if there are fewer.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -109,12 +112,16 @@ class RowGate(LearnedGate):
 
     def forward(self, rows: Tensor, ids: Tensor) -> Tensor:
         if self.hard:
-            return rows * self.kept[ids].unsqueeze(-1)
+            return rows * (self.kept[ids] * self.opened()).unsqueeze(-1).to(rows.dtype)
         value = self.value if self.learning else self.value.detach()
         return rows * row_gate(value[ids], self.start, float(self.tau)).unsqueeze(-1).to(rows.dtype)
 
+    def opened(self) -> float:
+        """What an open gate has grown to, 1 / sigmoid(g_c^(0)): the weights have adapted to it."""
+        return 1 + math.exp(-self.start)
+
     def fold(self, weight: Tensor) -> None:
-        weight.mul_(self.kept[:, None])
+        weight.mul_((self.kept[:, None] * self.opened()).to(weight))
 
 
 class OptFS(BudgetedPruner):

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tamis.core.checks import check_int, check_range
+from tamis.core.errors import NotPolarisedError
 from tamis.pruners.base import Step
 from tamis.pruners.budgeted import gate_gradients
 from tamis.pruners.factors import FactorGate, FactorPruner
@@ -98,6 +99,16 @@ class SSEDS(FactorPruner):
         self._moved += 1
         for gate, grad in zip(self.factor_gates(), gate_gradients(self, step), strict=True):
             gate.first.add_(grad)
+
+    def check_settled(self) -> None:
+        if not self._moved and not self._decided:
+            c, taken = self.config, self.steps_taken
+            total = math.ceil((taken + c.batches) / c.decide_by)
+            raise NotPolarisedError(
+                f"SSEDS.prune(): it has learned nothing yet: it looks at the gradients of {c.batches} step(s) before "
+                f"{c.decide_by:g} x total_steps={self._total_steps}, and step {taken} was the last, so nothing was "
+                f"cut; call pruner.begin({total}) and go on with the loop for {c.batches} step(s) more"
+            )
 
     def scores(self) -> list[Tensor]:
         sums = [gate.first.abs() for gate in self.factor_gates()]

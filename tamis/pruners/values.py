@@ -16,9 +16,10 @@ from tamis.pruners.budget import Budget
 from tamis.pruners.budgeted import BudgetedPruner
 from tamis.pruners.gates import gate_of
 from tamis.pruners.selection import Selection
+from tamis.pruners.surgery.blocks import index_bytes
 from tamis.pruners.tables import Table
 
-__all__ = ["Source", "ValuePruner", "largest_values", "threshold", "value_budget"]
+__all__ = ["Source", "ValuePruner", "largest_values", "smallest_form", "threshold", "value_budget"]
 
 CHUNK = 2**20  # values looked at in one go
 
@@ -118,6 +119,18 @@ def value_budget(budget: Budget, tables: Sequence[Table]) -> int:
     return min(values, int((total - index) // price))
 
 
+def smallest_form(kept: Tensor, table: Table) -> Selection:
+    """The values that ``kept`` names with their index, or all columns that have any, whichever takes fewer bytes.
+
+    Args:
+        kept: bool [n, d].
+        table: of n rows.
+    """
+    single, columns = Selection(mask=kept), Selection.columns(kept.any(0).nonzero()[:, 0])
+    size = single.values(table.rows) * table.weight.element_size() + index_bytes(single, *kept.shape)
+    return single if size < columns.values(table.rows) * table.weight.element_size() else columns
+
+
 class ValuePruner(BudgetedPruner):
     """Keeps the single values that are largest in size; the gates have ``kept``, bool [n, d]."""
 
@@ -170,4 +183,11 @@ class ValuePruner(BudgetedPruner):
 
     def select(self) -> Mapping[str, Selection]:
         self.settle()
-        return {table.field: Selection(mask=kept.cpu()) for table, kept in zip(self.tables, self.kept(), strict=True)}
+        return {t.field: smallest_form(kept.cpu(), t) for t, kept in zip(self.tables, self.kept(), strict=True)}
+
+    def notes(self) -> tuple[str, ...]:
+        """Which tables keep their zeros, because that is smaller."""
+        pairs = zip(self.tables, self.kept(), strict=True)
+        dense = [t.field for t, kept in pairs if smallest_form(kept.cpu(), t).mask is None and not bool(kept.all())]
+        words = "columns with zeros inside, which is smaller than single values with their index: "
+        return (*((words + ", ".join(dense),) if dense else ()), *super().notes())

@@ -8,7 +8,10 @@ from tamis.testing import PrunerContract
 from tamis.testing.pruners import _differences, _trainer
 from tests.contract.factories import QUICK, make_deepfm
 
-pytestmark = pytest.mark.filterwarnings("ignore::tamis.NoEffectWarning")  # twelve steps may leave every score equal
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::tamis.NoEffectWarning"),  # twelve steps may leave every score equal
+    pytest.mark.filterwarnings("ignore:.*it trains again.*:UserWarning"),
+]
 
 
 class Rival(PrunerContract):

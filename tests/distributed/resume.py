@@ -3,9 +3,10 @@
 import tempfile
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DataLoaderConfiguration
 from torch.utils.data import DataLoader
 
+from tamis.callbacks import ResumableLoader
 from tamis.callbacks.hf.pruning import _first_rows
 from tamis.core.distributed import rank
 from tamis.core.errors import TamisError
@@ -13,6 +14,7 @@ from tamis.search.journal import Journal
 from tamis.testing.samplers import TRAINERS
 from tamis.testing.toys import ShuffleSampler
 from tamis.testing.trainers import Run, resume_mismatches
+from tests.unit.test_resumable_loader import Told
 
 
 def make_uneven(seed=3):
@@ -36,6 +38,21 @@ def different_samplers():
             except TamisError as error:
                 said.append(str(error))
     return said
+
+
+def loops_on_two_processes():
+    """What a plain loader is told, and one that gives a rank nothing; then the epochs that a prepared data set saw."""
+    sampler, data, said = ShuffleSampler(16), Told(16), []
+    few = ShuffleSampler(4)
+    uneven = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(even_batches=False))
+    none = uneven.prepare(DataLoader(Told(4), batch_size=4, sampler=few))
+    for loader, order in ((DataLoader(data, batch_size=4, sampler=sampler), sampler), (none, few)):
+        try:
+            ResumableLoader(loader, order)
+        except (TamisError, ValueError) as error:
+            said.append(str(error))
+    batches = ResumableLoader(Accelerator(cpu=True).prepare(DataLoader(data, batch_size=4, sampler=sampler)), sampler)
+    return [said, [[batch["told"].unique().tolist() for batch in batches] for _ in batches.epochs(2)]]
 
 
 def first_rows_of_different_data():

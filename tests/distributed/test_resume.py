@@ -1,11 +1,12 @@
 """Resumes that went wrong in silence: rank 0 dispatching, stateful loaders, another number of processes."""
 
+import json
 import warnings
 
 import pytest
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 from transformers import Trainer
 
 from tamis import TamisError
@@ -130,19 +131,65 @@ def test_ignore_data_skip_begins_the_epoch_again(tmp_path):
     assert [index for batch in again.model.seen[:6] for index in batch] == list(order)
 
 
-def test_a_checkpoint_without_a_place_goes_on_as_trainer_does(tmp_path):
-    """Those of release 0.1."""
-    import json
-
-    whole = trainer_of(tmp_path, 4, ShuffleSampler(24), save_strategy="steps", save_steps=1)
-    whole.train()
-    path = tmp_path / "checkpoint-8" / "trainer_state.json"
+def without_place(checkpoint):
+    """As release 0.1 wrote it."""
+    path = checkpoint / "trainer_state.json"
     state = json.loads(path.read_text())
     del state["stateful_callbacks"]["SamplerCallback"]["attributes"]["place"]
     path.write_text(json.dumps(state))
-    again = trainer_of(tmp_path / "again", 4, ShuffleSampler(24))
-    again.train(resume_from_checkpoint=str(path.parent))
+    return str(checkpoint)
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_a_checkpoint_without_a_place_goes_on_as_trainer_does(tmp_path, attached):
+    whole = trainer_of(tmp_path, 4, ShuffleSampler(24), save_strategy="steps", save_steps=1)
+    whole.train()
+    options = {"save_strategy": "steps", "save_steps": 1, "attached": attached}
+    again = trainer_of(tmp_path / "again", 4, ShuffleSampler(24), **options)
+    again.train(resume_from_checkpoint=without_place(tmp_path / "checkpoint-8"))
     assert again.model.seen == whole.model.seen[8:]
+    for step in (9, 13):  # in the epoch that was resumed, and in the next one
+        third = trainer_of(tmp_path / "third", 4, ShuffleSampler(24), attached=attached)
+        third.train(resume_from_checkpoint=f"{tmp_path}/again/checkpoint-{step}")
+        assert third.model.seen == whole.model.seen[step:]
+
+
+class Reversed(BatchSampler):
+    """Somebody's own, whose position nobody knows."""
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            yield batch[::-1]
+
+
+class OwnLoader(Trainer):
+    def get_train_dataloader(self):
+        order = Reversed(torch.utils.data.RandomSampler(self.train_dataset), self._train_batch_size, False)
+        return self.accelerator.prepare(DataLoader(self.train_dataset, batch_sampler=order))
+
+
+@pytest.mark.parametrize("kind", [Trainer, OwnLoader])
+def test_a_checkpoint_without_a_place_is_refused_with_other_sizes(tmp_path, kind):
+    def go(folder, batch_size, accumulation=1, resume=None, **options):
+        options = {"num_train_epochs": 2, "gradient_accumulation_steps": accumulation, **options}
+        arguments = quiet_arguments(tmp_path / folder, per_device_train_batch_size=batch_size, **options)
+        trainer = kind(ToyModel(), arguments, train_dataset=IndexedDataset(24))
+        attach(trainer, ShuffleSampler(24))
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.model.seen
+
+    whole = go("whole", 4, save_strategy="steps", save_steps=1)
+    for step in (2, 6, 8):
+        path = tmp_path / "whole" / f"checkpoint-{step}"
+        checkpoint = without_place(path) if kind is Trainer else str(path)
+        for sizes in ((8,), (2,), (4, 2), (2, 2)):
+            if step == 6 and sizes == (2, 2):  # an epoch's beginning is the same place
+                continue
+            with pytest.raises(TamisError, match=f"checkpoint at step {step} was .* with batches of 4 .* elsewhere"):
+                go("refused", *sizes, resume=checkpoint)
+        assert go("again", 4, resume=checkpoint) == whole[step:]
+        begun = go("begun", 4, resume=checkpoint, ignore_data_skip=True)
+        assert begun == whole[step // 6 * 6 :][: 12 - step]  # Trainer counts its steps on
 
 
 def test_ranks_with_different_searches_are_told():
@@ -155,6 +202,14 @@ def test_ranks_with_different_samplers_are_told():
     for said in run_distributed("tests.distributed.resume:different_samplers"):
         assert len(said) == 2
         assert all("ShuffleSampler: the processes hold different ones (seed differ)" in text for text in said)
+
+
+def test_loops_on_two_processes():
+    for said, told in run_distributed("tests.distributed.resume:loops_on_two_processes"):
+        assert len(said) == 2
+        assert "each process would draw the same batches; pass accelerator.prepare(loader)" in said[0]
+        assert "loader gives no batch to a process: an epoch has 4 samples" in said[1]
+        assert told == [[[0], [0]], [[1], [1]]]
 
 
 def test_a_cut_is_checked_with_the_same_rows_on_every_rank():

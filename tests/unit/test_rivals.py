@@ -8,6 +8,8 @@ import torch
 
 from tamis import pruners
 from tamis.core.errors import NoEffectWarning, NotPolarisedError
+from tamis.pruners import quantize_embeddings
+from tamis.pruners.gates import gate_of
 from tests.unit.dimreg_tools import batches, make
 from tests.unit.rival_tools import DECIDES_EARLY, QUICK, SIZE, pruner_of, run, trained
 
@@ -81,11 +83,42 @@ def test_methods_that_train_again_say_so_and_prepare_the_model(name: str) -> Non
             pruner.restart(other)
     small = pruner.restart(start)
     assert small is start
-    assert [t.form for t in plan.tables.values()] == [t.form for t in pruner.report.plan.tables.values()]
+    for path in plan.tables:
+        found, wanted = small.get_submodule(path), pruner.model.get_submodule(path)
+        assert type(found) is type(wanted)
+        assert {n: v.shape for n, v in found.state_dict().items()} == {
+            n: v.shape for n, v in wanted.state_dict().items()
+        }
     optimizer = torch.optim.Adam(small.parameters(), lr=0.01)
     small(**batches(1)[0])["loss"].backward()
     optimizer.step()
     assert sum(p.numel() for p in small.parameters()) == sum(p.numel() for p in pruner.model.parameters())
+
+
+@pytest.mark.parametrize("name", ["PEP", "AutoDim"])
+def test_what_was_quantised_at_the_cut_is_trained_again_in_float(name: str) -> None:
+    pruner, start, _ = trained(name)
+    assert pruner.prune(quantize="int4").stored
+    assert "quantise after the second training" in str(pruner.report)
+    small = pruner.restart(start)
+    small.train()(**batches(1)[0])["loss"].backward()
+    assert any(p.grad is not None for t in small.embeddings.values() for p in t.parameters())
+    assert quantize_embeddings(small.eval(), "int4").stored == pruner.report.plan.stored
+
+
+@pytest.mark.parametrize("decide_by", [0.5, 1.0])
+def test_opt_fs_changes_no_output_where_nothing_closes(decide_by: float) -> None:
+    pruner = pruner_of("OptFS", size=None, steps=40, strength=0.0, lr=1e-6, decide_by=decide_by)
+    run(pruner, 40)
+    batch, model = batches(1)[0], pruner.model.eval()
+    before = model(**batch)["logits"].detach()
+    soft = [gate_of(table) for table in pruner.tables]
+    for gate in soft:
+        gate.hard, gate.tau = False, torch.tensor(200.0)
+    assert torch.allclose(model(**batch)["logits"].detach(), before, atol=1e-5)
+    pruner.wake()
+    pruner.prune()
+    assert torch.allclose(model(**batch)["logits"].detach(), before, atol=1e-5)
 
 
 @every
@@ -104,8 +137,6 @@ def test_a_pruner_that_learned_nothing_cuts_nothing(name: str) -> None:
 
 @every
 def test_settings_of_another_method_are_refused(name: str) -> None:
-    if name == "MDE":
-        return
     with pytest.raises(TypeError, match=f"must be {name}Config"):
         getattr(pruners, name)(make(), config=pruners.DimRegConfig())
 
@@ -245,3 +276,63 @@ def test_half_precision_keeps_the_gates_in_float32(name: str) -> None:
     run(pruner, 3, lr=0.01)
     assert pruner.gates.dtype == torch.float32
     assert model(**batches(1)[0])["logits"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["HAM", "AutoField"])
+def test_a_validation_loss_that_says_nothing_is_refused(name: str) -> None:
+    def stepped(loss) -> None:
+        model = make()
+        config = getattr(pruners, f"{name}Config")(warm_up=0.0)
+        pruner = getattr(pruners, name)(model, 0.5, config=config, total_steps=10)
+        batch = batches(1)[0]
+        (model(**batch)["loss"] + pruner.penalty()).backward()
+        pruner.step(validation_loss=loss(model, batch))
+
+    with pytest.raises(ValueError, match=r"has no graph.*compute it without torch\.no_grad\(\)"):
+        stepped(lambda model, batch: torch.no_grad()(lambda: model(**batch)["loss"]))
+    with pytest.raises(ValueError, match="returned the same tensor twice"):
+        stepped(lambda model, batch: (lambda found: lambda: found)(model(**batch)["loss"]))
+
+
+def test_a_validation_loss_of_another_model_is_refused() -> None:
+    pruner, other = pruner_of("AutoField"), make()
+    pruner.model(**batches(1)[0])["loss"].backward()
+    with pytest.raises(ValueError, match="the validation loss goes through no gate"):
+        pruner.step(validation_loss=lambda: other(**batches(1)[0])["loss"])
+
+
+@pytest.mark.filterwarnings("default::tamis.NoEffectWarning")
+def test_opt_embed_tells_of_losses_that_are_all_equal() -> None:
+    pruner = pruner_of("OptEmbed", size=None, steps=10, search=1.0)
+    pruner.penalty()
+    with pytest.warns(NoEffectWarning, match="every candidate has the same validation loss"):
+        pruner.step(validation_loss=lambda: pruner.model.bias.square().sum())
+    with pytest.raises(ValueError, match="population=5: must be even"):
+        pruners.OptEmbedConfig(population=5)
+
+
+def test_a_model_from_before_the_decision_is_told_apart_without_a_budget() -> None:
+    pruner = pruner_of("LPFS", size=None, steps=10, strength=50.0, decide_by=0.8)
+    run(pruner, 2)
+    early = {name: value.clone() for name, value in pruner.model.state_dict().items()}
+    run(pruner, 10)
+    assert pruner.decided
+    pruner.model.load_state_dict(early)
+    with (
+        pytest.warns(UserWarning, match="nothing is left"),
+        pytest.warns(UserWarning, match="restored from before the cut was decided"),
+    ):
+        pruner.prune()
+
+
+def test_a_model_of_nothing_is_told_of() -> None:
+    pruner = pruner_of("LPFS", size=None, steps=10, strength=50.0)
+    run(pruner, 10)
+    with pytest.warns(UserWarning, match="nothing is left of any table"):
+        pruner.prune()
+
+
+@pytest.mark.parametrize("name", ["DNIS", "DimReg"])
+def test_settings_of_another_method_are_refused_by_the_other_pruners(name: str) -> None:
+    with pytest.raises(TypeError, match=f"config=L1GatesConfig: must be {name}Config"):
+        getattr(pruners, name)(make(), config=pruners.L1GatesConfig())

@@ -10,7 +10,7 @@ from torch import Tensor
 from tamis.pruners.gates import gate_of
 from tests.reference import rivals as reference
 from tests.unit.dimreg_tools import batches, make
-from tests.unit.rival_tools import QUICK, pruner_of
+from tests.unit.rival_tools import pruner_of
 
 STEPS = 20
 
@@ -201,18 +201,19 @@ def test_deep_light_zeroes_what_the_schedule_says() -> None:
     assert seen[-1] > 0.9 * target * values
 
 
-def test_opt_embed_scores_a_population_and_finds_the_width_that_matters() -> None:
-    """Only the user table's first column carries the label: a candidate without it scores worse."""
+def test_opt_embed_scores_a_population_and_keeps_the_best() -> None:
+    """The loss is how far the widths are from 3: the best candidate of all generations is never lost."""
     pruner = pruner_of("OptEmbed", None, size=None, steps=STEPS, search=0.5, population=8, mutation=0.3)
-    calls = []
+    seen = []
+
+    def price() -> Tensor:
+        seen.append(sum(abs(int(gate_of(table).width) - 3) for table in pruner.tables))
+        return torch.tensor(float(seen[-1]))
+
     for _ in range(STEPS):
         pruner.penalty()
-        pruner.step(validation_loss=lambda: calls.append(1) or _price(pruner))
-    assert len(calls) == 1 + 10 * 8  # the first says whether it is a loss at all
-    assert pruner._best[0] == 1  # as narrow as can be, by the price below
+        pruner.step(validation_loss=price)
+    assert len(seen) == 1 + 10 * 8  # the first says whether it is a loss at all
+    assert pruner._best_loss == min(seen[1:]) == sum(abs(width - 3) for width in pruner._best)
+    assert min(seen[-8:]) < min(seen[1:9])
     assert int(gate_of(pruner.tables[0]).width) == 8  # the super-net is whole again
-    assert QUICK["OptEmbed"]
-
-
-def _price(pruner) -> Tensor:
-    return torch.tensor(float(sum(int(gate_of(table).width) for table in pruner.tables)))

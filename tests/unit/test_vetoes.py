@@ -117,7 +117,7 @@ def test_an_interrupted_search_goes_on_and_trains_no_judge_twice(tmp_path):
     assert len(calls) == 3
     with pytest.raises(TamisError, match="seed differ"):
         find(fit=fit, out=tmp_path, seed=1)
-    stricter = find(fit=failing, out=tmp_path, margin_unseen=0.99)
+    stricter = find(fit=failing, out=tmp_path, margin=0.99)
     assert len(calls) == 3, "judgements are weighed anew, nothing is trained"
     assert column(stricter, "HorizontalFlip") == [1.0, 1.0, 1.0]
     lines = (tmp_path / "journal.jsonl").read_text().splitlines()

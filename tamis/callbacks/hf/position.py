@@ -17,7 +17,16 @@ from tamis.callbacks.dealing import Dealing
 from tamis.core.distributed import rank
 from tamis.core.errors import TamisError
 
-__all__ = ["Start", "start_at", "trainers_start", "update_max_steps", "updates_per_epoch"]
+__all__ = [
+    "Start",
+    "check_sizes",
+    "move_schedule",
+    "start_at",
+    "trainers_place",
+    "trainers_start",
+    "update_max_steps",
+    "updates_per_epoch",
+]
 
 
 class Start(NamedTuple):
@@ -73,6 +82,54 @@ def trainers_start(state: Any, loader: DataLoader[Any], args: Any) -> tuple[int,
     """The epoch and the batches to leave out that Trainer finds by itself."""
     epoch, updates = divmod(state.global_step, updates_per_epoch(loader, args))
     return epoch, 0 if args.ignore_data_skip else updates * args.gradient_accumulation_steps
+
+
+def trainers_place(state: Any, loader: DataLoader[Any], dealing: Dealing, args: Any, total: int) -> dict[str, int]:
+    """The place that Trainer's steps lead to, where a step means what it meant in the checkpoint (`check_sizes`).
+
+    Args:
+        state: the trainer's, of a checkpoint without a place.
+        loader: of whole epochs.
+        dealing: how ``loader`` deals them out.
+        args: the trainer's.
+        total: indices in an epoch.
+    """
+    epoch, batches = trainers_start(state, loader, args)
+    position = min(batches * dealing.step, total)
+    return {"epoch": epoch, "position": position, "updates": updates_per_epoch(loader, args)}
+
+
+def check_sizes(state: Any, loader: DataLoader[Any], dealing: Dealing | None, args: Any) -> None:
+    """Refuse a checkpoint whose position nobody knows, if its steps used another number of samples.
+
+    Such checkpoints say how far in the epoch they were, and the batch size, from which it is seen.
+
+    Args:
+        state: the trainer's, as loaded.
+        loader: of whole epochs.
+        dealing: how ``loader`` deals them out, if known.
+        args: the trainer's.
+
+    Raises:
+        TamisError: Trainer would go on elsewhere.
+    """
+    if not state.global_step or state.epoch is None:
+        return
+    epoch, updates = divmod(state.global_step, updates_per_epoch(loader, args))
+    batches = updates * args.gradient_accumulation_steps
+    there = (state.epoch - epoch) * len(loader)  # batches of this loader at the checkpoint
+    same = 0 <= there < len(loader) if args.ignore_data_skip else abs(there - batches) < 0.5
+    sizes = {args.train_batch_size} | (set() if dealing is None else {dealing.batch_size})
+    unknown = state.train_batch_size is None or (dealing is None and args.auto_find_batch_size)
+    if batches and not args.ignore_data_skip and not unknown:
+        same = same and state.train_batch_size in sizes
+    if not same:
+        raise TamisError(
+            f"the checkpoint at step {state.global_step} was {state.epoch:.6g} epochs into the data with batches of "
+            f"{state.train_batch_size} and does not say the position (it is of release 0.1, or its batch sampler is "
+            "somebody's own), and Trainer would go on elsewhere, since a step uses another number of samples now; "
+            "resume with the batch size, gradient_accumulation_steps and number of processes that it was written with"
+        )
 
 
 def update_max_steps(state: Any, args: Any, start: Start, max_steps: int, num_train_epochs: int, updates: int) -> None:

@@ -34,7 +34,7 @@ class PruningCallback(ComponentCallback):
         validation: for a pruner that `validates` (DNIS): a map-style data set whose batches, made by the trainer's own
             collator, teach the gates. Neither training nor test data.
         prune_at_end: cut when training ends (the best model, with ``load_best_model_at_end``). If the gates
-            have not polarised, nothing is cut and a `NoEffectWarning` says what to do.
+            have not polarised, or the cut is refused, nothing is cut and a `NoEffectWarning` says what to do.
         prune_options: keywords for ``pruner.prune``, e.g. ``consumers``, or ``quantize="int4"`` to store what is left
             so (a second ``train()`` then needs a model loaded in float). Unless they hold ``example_inputs``, the
             first rows of the training set are used: the cut finds and checks with them what it may slice.
@@ -174,6 +174,15 @@ class PruningCallback(ComponentCallback):
         except NotPolarisedError as error:
             warnings.warn(f"nothing was cut: {error}", NoEffectWarning, stacklevel=2)
             return
+        except (TypeError, ValueError) as error:  # the model that was trained is worth more than the cut
+            if self.component.report is not None:
+                raise
+            words = f"nothing was cut: {error}; the trained model is whole: mend it, then call pruner.prune()"
+            warnings.warn(words, NoEffectWarning, stacklevel=2)
+            return
+        if self.component.retrain != "no":
+            words = f"the cut model is not yet what {type(self.component).__name__} is about, it trains again: small = "
+            warnings.warn(f"{words}pruner.restart(model), then a second Trainer", UserWarning, stacklevel=2)
         if self._trainer is not None:  # a second train() must wrap the new parameters and build its optimizer anew
             self._trainer.model_wrapped = self._trainer.model
             self._trainer.optimizer = self._trainer.lr_scheduler = None

@@ -8,9 +8,17 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from tamis.callbacks.base import check_length, check_sampler
-from tamis.callbacks.dealing import Dealing, RestOfEpoch, put_sampler
+from tamis.callbacks.dealing import Dealing, RestOfEpoch, put_sampler, restart_workers
 from tamis.callbacks.hf.component import ComponentCallback
-from tamis.callbacks.hf.position import Start, move_schedule, start_at, trainers_start, updates_per_epoch
+from tamis.callbacks.hf.position import (
+    Start,
+    check_sizes,
+    move_schedule,
+    start_at,
+    trainers_place,
+    trainers_start,
+    updates_per_epoch,
+)
 from tamis.callbacks.proof import check_drawn, check_loader, check_ranks, check_strategy
 from tamis.core.errors import TamisError
 
@@ -71,13 +79,23 @@ class SamplerCallback(ComponentCallback):
         return start
 
     def _find_start(self, state: Any, args: Any) -> Start | None:
-        """Where training goes on by the place in a checkpoint; None if it holds none."""
+        """Where training goes on after the place in a checkpoint; None where nobody knows it."""
         dealing = None if self.loader is None else Dealing.of(self.loader)
-        entry = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
-        place = entry["attributes"].get("place") if isinstance(entry, dict) else None
+        place = self._find_place(state, args)
         if place is None or dealing is None or self.loader is None:
             return None
         return start_at(place["epoch"], place["position"], len(self.component), self.loader, dealing, args)
+
+    def _find_place(self, state: Any, args: Any) -> dict[str, int] | None:
+        """What `state` has saved, or in a checkpoint without it (of release 0.1) where Trainer's steps lead."""
+        entry = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
+        if not isinstance(entry, dict):
+            return None
+        place: dict[str, int] | None = entry["attributes"].get("place")
+        dealing = None if self.loader is None else Dealing.of(self.loader)
+        if place is None and dealing is not None and self.loader is not None:
+            return trainers_place(state, self.loader, dealing, args, len(self.component))
+        return place
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         loader = kwargs["train_dataloader"]
@@ -88,15 +106,17 @@ class SamplerCallback(ComponentCallback):
         self.loader, self._dealing = loader, Dealing.of(loader)
         self._length, self._updates = len(self.component), updates_per_epoch(loader, args)
         self._epoch, self._from, self._batches, self._proven = None, 0, 0, False
-        self._start = self._find_start(state, args)
-        if self._start is not None:
-            self._check_start(self._start, args, state, kwargs)
+        self._start, place = self._find_start(state, args), self._find_place(state, args)
+        saved = state.stateful_callbacks.get(type(self).__name__)
+        if isinstance(saved, dict) and (self._dealing is None or "place" not in saved["attributes"]):
+            check_sizes(state, loader, self._dealing, args)
+        if self._start is not None and place is not None:
+            self._check_start(self._start, place, args, state, kwargs)
         self._restore(state)
         check_ranks(self.component)
 
-    def _check_start(self, start: Start, args: Any, state: Any, kwargs: Any) -> None:
+    def _check_start(self, start: Start, place: dict[str, int], args: Any, state: Any, kwargs: Any) -> None:
         """Refuse a resume that would go on elsewhere than where the checkpoint was; set the schedule right."""
-        place = state.stateful_callbacks[type(self).__name__]["attributes"]["place"]
         if not self._told and trainers_start(state, kwargs["train_dataloader"], args) != (start.epoch, start.batches):
             raise TamisError(
                 f"the checkpoint was written at index {place['position']} of epoch {place['epoch']}, and Trainer goes "
@@ -148,7 +168,9 @@ class EpochCallback(TrainerCallback):
     """Tells a transform, data set or collator which epoch begins, so that what it draws is new in each.
 
     Trainer itself tells a data set, but on several processes not if its sampler has ``set_epoch`` too, and a transform
-    or collator never.
+    or collator never. Workers that stay (``dataloader_persistent_workers=True``) are begun anew for each epoch, to know
+    it, unless the component says ``epoch_reaches_workers`` (a true attribute), as tamis's own, which keep the epoch in
+    shared memory.
 
     Args:
         component: anything with ``set_epoch(epoch)``.
@@ -164,4 +186,5 @@ class EpochCallback(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Before the epoch's first batch; after a resume in mid-epoch too."""
         self.component.set_epoch(self._epoch)
+        restart_workers(kwargs["train_dataloader"], self.component)
         self._epoch += 1  # not from the state: an epoch may have been ended early

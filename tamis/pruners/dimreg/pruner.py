@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tamis.core.distributed import all_mean_
 from tamis.core.rng import torch_generator
 from tamis.core.types import JsonState
+from tamis.pruners.arguments import check_config
 from tamis.pruners.base import Pruner, Step
 from tamis.pruners.budget import Budget, check_budget
 from tamis.pruners.dimreg.config import DimRegConfig, ThesisConfig
@@ -84,7 +85,7 @@ class DimReg(Pruner):
         keep = _named(deprecated, keep)
         self._by_default = (size is None and keep is None and budget_bytes is None, config is None)
         self.budget = Budget(keep=keep, size=DEFAULT_SIZE if self._by_default[0] else size, bytes=budget_bytes)
-        self.config = config or DimRegConfig()
+        self.config: DimRegConfig | ThesisConfig = check_config(self, config, (DimRegConfig, ThesisConfig))
         super().__init__(model, tables=tables, total_steps=total_steps)
         count = sum(table.width for table in self.tables)
         self.rule: Rule = self._rule()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tamis.core.distributed import all_mean_
 from tamis.core.errors import NoEffectWarning, NotPolarisedError
 from tamis.core.types import JsonState
+from tamis.pruners.arguments import check_config
 from tamis.pruners.base import Loss, Pruner, Step
 from tamis.pruners.budget import Budget, split_by_budget
 from tamis.pruners.dnis.axes import turn_tables
@@ -79,7 +80,7 @@ class DNIS(Pruner):
     ) -> None:
         size = 0.2 if size is None and keep is None and budget_bytes is None else size
         self.budget = Budget(keep=keep, size=size, bytes=budget_bytes)
-        self.config = config or DNISConfig()
+        self.config: DNISConfig = check_config(self, config, DNISConfig)
         super().__init__(model, tables=tables, total_steps=total_steps)
         self._refuse_tied_heads()
         self._refuse_small_budget()

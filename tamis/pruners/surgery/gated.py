@@ -21,7 +21,7 @@ from tamis.pruners.surgery.trace import run_model
 from tamis.pruners.surgery.transplant import narrow_parameter, unwrap_optimizers
 from tamis.pruners.tables import Table
 
-__all__ = ["cut_gated", "refuse_not_finite"]
+__all__ = ["cut_gated", "largest_change", "refuse_not_finite"]
 
 
 def cut_gated(
@@ -75,16 +75,17 @@ def cut_gated(
     change = rounding = None
     if before is not None and example_inputs is not None:
         after = run_model(model, example_inputs)
-        change = _largest_change(before, after)
+        change = largest_change(before, after)
     if quantize is not None:
         plan = quantize_embeddings(model, quantize, tables=list(plan.tables))
         if change is not None and example_inputs is not None:
-            rounding = _largest_change(after, run_model(model, example_inputs))
+            rounding = largest_change(after, run_model(model, example_inputs))
     fields = {table.field: table.paths[0] for table in tables}
     return plan, PruningReport(plan, fields, removed, change, notes, rounding)
 
 
-def _largest_change(before: list[Tensor], after: list[Tensor]) -> float:
+def largest_change(before: list[Tensor], after: list[Tensor]) -> float:
+    """Largest |difference| of two outputs of `run_model`."""
     pairs = zip(before, after, strict=True)
     return max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0)
 

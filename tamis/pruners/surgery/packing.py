@@ -222,7 +222,7 @@ def pooled_rows(
     """
     if not has_operator(packed):
         return None
-    weights = None if weights is None else weights.float()
+    weights = None if weights is None else weights.float().contiguous()  # the operator reads as if there were no gaps
     sums: Tensor = _LOOK_UP[bits](
         packed,
         ids.contiguous(),

@@ -105,7 +105,8 @@ class QuantizedEmbeddingBag(Quantized, nn.EmbeddingBag):
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
         self._check_inference()
         sums = None
-        if self.mode != "max" and (per_sample_weights is None or self.mode == "sum"):
+        learned = per_sample_weights is not None and per_sample_weights.requires_grad and torch.is_grad_enabled()
+        if self.mode != "max" and not learned and (per_sample_weights is None or self.mode == "sum"):
             sums = _sums(self, self.owner.packed, input, offsets, per_sample_weights)
         if sums is None:
             return pool_static(self, self.look_up, input, offsets, per_sample_weights)

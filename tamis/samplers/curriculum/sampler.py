@@ -185,8 +185,8 @@ class CurriculumPolicy(Policy):
         if before is None or after is None:  # the agent alone was trained
             if search.config.get("reward") == "tuned":
                 return (
-                    f"score {search.score:.3g}: by how much the loss of the agent's choice falls as a copy of the model is "
-                    "tuned on trusted data, nats a token (higher is better)"
+                    f"score {search.score:.3g}: by how much the loss of the agent's choice falls as a copy of the "
+                    "model is tuned on trusted data, nats a token (higher is better)"
                 )
             return (
                 f"score {search.score:.3g}: what one step on the agent's choice takes off the validation loss, nats a "

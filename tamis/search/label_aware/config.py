@@ -90,9 +90,8 @@ class VetoConfig:
         operations: drawn for an image, of RandAugment.
         magnitude: of RandAugment, 0..30.
         levels: shares of the magnitude that are judged, increasing, the last 1.
-        margin: share of its probability that a class may lose under an operation that its judge was trained with,
-            beyond the classes that the operation suits best, in [0, 1).
-        margin_unseen: the same where the judge was never trained with it; of an added operation all harm counts.
+        margin: share of its probability that a class may lose under an operation, in [0, 1): all of it under an added
+            one, what is beyond the classes that it suits best under one of the base's own.
         false_discovery: bound on the share of vetoes that are chance, in (0, 1).
         shrinkage: images' worth of trust in no harm, >= 0.
         batch_size: images a forward.
@@ -105,16 +104,14 @@ class VetoConfig:
     operations: int = adjustable(2)
     magnitude: int = 9
     levels: tuple[float, ...] = (0.5, 1.0)
-    margin: float = adjustable(0.1)
-    margin_unseen: float = adjustable(0.2)
+    margin: float = adjustable(0.2)
     false_discovery: float = adjustable(0.1)
     shrinkage: float = adjustable(5.0)
     batch_size: int = 256
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("margin", "margin_unseen"):
-            check_range(name, getattr(self, name), low=0, high=1, open_high=True)
+        check_range("margin", self.margin, low=0, high=1, open_high=True)
         check_range("false_discovery", self.false_discovery, low=0, high=1, open_low=True, open_high=True)
         check_range("shrinkage", self.shrinkage, low=0)
         check_int("batch_size", self.batch_size, low=1)

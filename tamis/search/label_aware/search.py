@@ -42,7 +42,6 @@ def search_label_aware(
     magnitude: int | None = None,
     levels: Sequence[float] | None = None,
     margin: float | None = None,
-    margin_unseen: float | None = None,
     false_discovery: float | None = None,
     shrinkage: float | None = None,
     prepare: Callable[[Tensor], Tensor] = scaled,
@@ -85,9 +84,8 @@ def search_label_aware(
         operations: drawn for an image, of RandAugment: 2.
         magnitude: of RandAugment, 0..30: 9.
         levels: shares of the magnitude that are judged: (0.5, 1).
-        margin: share of its probability that a class may lose under an operation that its judge was trained with,
-            beyond the classes that it suits best: 0.1.
-        margin_unseen: the same where the judge was never trained with it; of an added operation all harm counts: 0.2.
+        margin: share of its probability that a class may lose under an operation: all of it under an added one, what is
+            beyond the classes that it suits best under one of the base's own: 0.2.
         false_discovery: bound on the share of vetoes that are chance: 0.1.
         shrinkage: images' worth of trust that a class is not harmed: 5; for triples in the mean of all labels: 10.
         prepare: from uint8 [B, C, H, W] to the model's input, e.g. scaling and normalising.
@@ -125,7 +123,7 @@ def search_label_aware(
         "repeats": repeats, "candidates": None if candidates is None else tuple(candidates),
     }  # fmt: skip
     of_menus: dict[str, Any] = {
-        "operations": operations, "magnitude": magnitude, "margin": margin, "margin_unseen": margin_unseen,
+        "operations": operations, "magnitude": magnitude, "margin": margin,
         "false_discovery": false_discovery, "levels": None if levels is None else tuple(map(float, levels)),
     }  # fmt: skip
     base = _base(base, of_triples)

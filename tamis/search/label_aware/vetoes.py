@@ -82,7 +82,6 @@ def search_vetoes(
     menu = config.menu
     known = _groups_of(menu, trained_with)
     judges = _judges(menu, known, len(models), fit is not None)
-    familiar = frozenset(at for at in range(menu.own) if fit is None and menu.entries[at].group in known)
     fits = sum(bool(row.without) for row in judges)
     share = min(1.0, trainings * len(models) / (fits * max(1, len(models) - 1))) if fits else 0.0
     held = [
@@ -114,7 +113,7 @@ def search_vetoes(
             evaluate, lambda past, count: np.arange(len(judges))[:, None], trials=len(judges), initial=len(judges),
             spread=False, desc="judging operations",
         )  # fmt: skip
-        found = _weighed(menu, records, config, familiar)
+        found = _weighed(menu, records, config)
         passes = sum(len(held[row.fold]) * (1 + _passes(record)) for row, record in zip(judges, records, strict=True))
         info = run.info(
             float(np.mean([record["score"] for record in records])),
@@ -201,9 +200,7 @@ def _passes(record: Mapping[str, Any]) -> int:
     return sum(len(levels) for levels in record["seen"])
 
 
-def _weighed(
-    menu: Menu, records: Sequence[Mapping[str, Any]], config: VetoConfig, familiar: frozenset[int]
-) -> dict[int, Verdict]:
+def _weighed(menu: Menu, records: Sequence[Mapping[str, Any]], config: VetoConfig) -> dict[int, Verdict]:
     """The verdict on each column that was judged."""
     sums: dict[int, dict[str, np.ndarray]] = {}
     for record in records:
@@ -212,7 +209,7 @@ def _weighed(
             sums[at] = {key: sums[at][key] + new[key] for key in _SUMS} if at in sums else new
     return {
         at: judge(
-            Sums(**parts), margin=config.margin if at in familiar else config.margin_unseen, relative=at < menu.own,
+            Sums(**parts), margin=config.margin, relative=at < menu.own,
             shrinkage=config.shrinkage,
         )
         for at, parts in sorted(sums.items())

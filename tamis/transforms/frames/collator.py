@@ -78,6 +78,8 @@ class FrameSelectionCollator:
         VideoError: a video cannot be read (``on_error="raise"``), or no video of a batch can.
     """
 
+    epoch_reaches_workers = True  # by shared memory
+
     def __init__(
         self,
         selector: FramePolicy | FrameSelector,

@@ -68,6 +68,8 @@ class LabelAwareAugment(nn.Module):
         NoEffectWarning: the policy is Identity throughout.
     """
 
+    epoch_reaches_workers = True  # by shared memory
+
     def __init__(self, policy: LabelAwarePolicy | MenuPolicy, *, seed: int = 0, mode: str = "exact") -> None:
         super().__init__()
         self._draws = draws_of(policy)

@@ -35,6 +35,8 @@ class LabelAwareDataset(Dataset[Any]):
         PolicyError: the data set's class names are not the policy's.
     """
 
+    epoch_reaches_workers = True  # by shared memory
+
     def __init__(
         self,
         dataset: MapDataset,
