@@ -155,6 +155,17 @@ def test_a_training_is_followed_at_no_extra_pass_and_through_a_resume(tmp_path, 
     assert (accumulated["mean_loss"] > 0).all()
 
 
+def test_evaluating_on_the_training_data_is_no_training_and_a_second_training_begins_anew(tmp_path):
+    columns, trainer = follow(tmp_path)
+    trajectory = trainer.compute_loss.trajectory
+    trainer.evaluate(trainer.train_dataset)
+    assert torch.equal(trajectory.columns()["mean_loss"], columns["mean_loss"])
+    trainer.train()
+    trajectory.sync()
+    assert trajectory._known[0].tolist() == [3.0] * 48  # not 6
+    assert not torch.equal(trajectory.columns()["mean_loss"], columns["mean_loss"])
+
+
 def two_processes(folder):
     """Run on each rank: both know what both saw."""
     from tamis.core.distributed import gather_objects
