@@ -14,7 +14,8 @@ Deviations: evolution runs on validation batches of the last ``search`` of the s
 each candidate scored on the same batch (the paper scores on the whole validation set, once the super-net has stood
 still); parents are the best half of a generation and are copied before they are changed (in the code mutation changes
 them in place); a budget, if there is one, bounds every candidate: too wide ones lose a dimension of a random table at a
-time. Without a budget the best candidate counts, as in the paper.
+time. Without a budget the best candidate counts, as in the paper. In an `nn.EmbeddingBag` all samples of a batch that
+hold an id share one random prefix for it, since each distinct id is looked up once.
 """
 
 from __future__ import annotations
@@ -172,7 +173,7 @@ class OptEmbed(BudgetedPruner):
         config: the settings.
 
     Warns:
-        NoEffectWarning: no row and no column goes.
+        NoEffectWarning: no row and no column goes; or every candidate of the first generation has the same loss.
     """
 
     config_class = OptEmbedConfig
@@ -180,8 +181,6 @@ class OptEmbed(BudgetedPruner):
     validates = 1
     again = "rewind"
     penalised = True
-
-    _told = False  # of equal losses
 
     def prepare(self) -> None:
         self._candidates: list[list[int]] = []
@@ -252,8 +251,7 @@ class OptEmbed(BudgetedPruner):
             for gate, width in zip(gates, widths, strict=True):
                 gate.width.fill_(width)
         scores = all_mean_(torch.stack(losses)).cpu().numpy()
-        if scores.min() == scores.max() and not self._told:
-            self._told = True
+        if not self._generation and scores.min() == scores.max() and len({tuple(c) for c in self._candidates}) > 1:
             words = "OptEmbed: every candidate has the same validation loss, so evolution has nothing to go by; "
             cure = "the loss must be computed anew at each call, by this model"
             warnings.warn(words + cure, NoEffectWarning, stacklevel=5)

@@ -9,9 +9,10 @@ Slips kept out and facts of the authors' code: s has its own weight decay, as ev
 hardly moves: at s = -15 the slope g' is 3e-7, and it is the decay, towards g(0) = 0.5, that raises the threshold. The
 mask is |V^| > 0.
 
-Deviations: the threshold acts on looked-up rows, not on the whole table at each step; survivors are counted every
-fiftieth of the training, and s stands still once they fit; if too many survive at the decision, the largest |V^| are
-taken. Single values need dense gradients and an index, which the budget counts.
+Deviations: by default a column of a table has one threshold (the paper's best has one per value); the threshold acts
+on looked-up rows, not on the whole table at each step; survivors are counted every fiftieth of the training, and s
+stands still once they fit; if too many survive at the decision, the largest |V^| are taken. Single values need dense
+gradients and an index, which the budget counts; a table that is smaller without it keeps whole columns.
 """
 
 from __future__ import annotations

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from tamis.callbacks import attach
 from tamis.core.errors import NoEffectWarning, NotPolarisedError
 from tamis.pruners import MDE, PEP, SSEDS, AutoField, AutoFieldConfig, DeepLight, PEPConfig, SSEDSConfig
+from tamis.testing.pruners import _trainer, _validation
 from tests.unit.dimreg_tools import batches, make
 from tests.unit.rival_tools import run
 
@@ -52,6 +54,7 @@ def test_auto_field_keeps_a_share_of_the_fields_whatever_their_sizes() -> None:
         AutoField(make(), size=0.5)
 
 
+@pytest.mark.filterwarnings("ignore:PEP. the thresholds have pruned nothing")
 @pytest.mark.parametrize("kind", [PEP, DeepLight])
 def test_values_that_cost_more_than_columns_stay_columns(kind: type) -> None:
     config = {"config": PEPConfig(lr=1e-6)} if kind is PEP else {}
@@ -73,3 +76,24 @@ def test_sseds_says_how_to_go_on_after_a_training_that_ended_early() -> None:
     run(pruner, 2)
     assert pruner.decided
     assert pruner.prune().byte_share <= 0.5
+
+
+@pytest.mark.filterwarnings("ignore:.*same score|.*width is as likely|.*alpha is where:tamis.NoEffectWarning")
+def test_a_trainer_says_that_the_cut_model_is_to_be_trained_again(tmp_path) -> None:
+    trainer, _, pruner = _trainer("tests.contract.factories:make_autodim", str(tmp_path))
+    callback = attach(trainer, pruner, **_validation(pruner, trainer))
+    with pytest.warns(UserWarning, match=r"not yet what AutoDim is about, it trains again: small = pruner\.restart"):
+        trainer.train()
+    assert callback.plan is not None
+
+
+@pytest.mark.filterwarnings("ignore:.*same score:tamis.NoEffectWarning")
+def test_a_cut_that_is_refused_at_the_end_does_not_lose_the_training(tmp_path) -> None:
+    trainer, model, pruner = _trainer("tests.contract.factories:make_l1gates", str(tmp_path))
+    callback = attach(trainer, pruner, consumers={"nowhere": ["user"]})
+    with pytest.warns(NoEffectWarning, match=r"nothing was cut: .*nowhere.*; the trained model is whole"):
+        trainer.train()
+    assert callback.plan is None
+    trainer.save_model(str(tmp_path / "whole"))
+    assert pruner.prune() is not None
+    assert model is trainer.model
