@@ -10,7 +10,8 @@ the same training from scratch and may use the validation data; the clean test d
 ``trim``                the lowest-loss share, 8 shares x 5 trials on the same validation: as many trials as the search
 ``small_loss``          the lowest-loss 1 - noise of each batch, the true noise rate known (as in Co-teaching, one net)
 ``random``              40 random laws of the same space, the first uniform (noise 0.4 only)
-``swift``               search_swift, 40 trials of 5 epochs from w_share (the first is uniform), best trial
+``swift``               search_swift as in release 0.1 (``plain=False, repeats=0``; not the default): 40 trials of 5
+                        epochs from w_share (the first is uniform), best trial
 ``swift_mean``          the same trials, the law chosen by the posterior mean in place of the raw score
 ``swift_cdf``           search_swift with T = cdf (noise 0.4 only)
 ``oracle``              only right labels
@@ -73,7 +74,9 @@ def run(
     def search(name: str, **options: Any) -> list[dict[str, Any]]:
         start = time.process_time()
         with tempfile.TemporaryDirectory() as out:
-            policy = search_swift(fit, features, model=net, trials=trials, seed=seed, out=out, **options)
+            policy = search_swift(
+                fit, features, model=net, trials=trials, seed=seed, out=out, plain=False, repeats=0, **options
+            )
             lines = (Path(out) / "journal.jsonl").read_text().splitlines()[1:]
         records = [json.loads(line) for line in lines]
         rows[name] = common.final(task, SwiftSampler(policy, features, seed=seed))

@@ -33,8 +33,9 @@ def run(codes: dict[str, np.ndarray], seed: int, trials: int) -> dict[str, Any]:
         start = time.process_time()
         with tempfile.TemporaryDirectory() as out:
             policy = search_swift(
-                common.fit_from(net, task), features, model=net, trials=trials, seed=seed, out=out, optimizer=optimizer
-            )
+                common.fit_from(net, task), features, model=net, trials=trials, seed=seed, out=out, optimizer=optimizer,
+                plain=False, repeats=0,
+            )  # fmt: skip
             lines = (Path(out) / "journal.jsonl").read_text().splitlines()[1:]
         seconds = time.process_time() - start
         scores = [json.loads(line)["score"] for line in lines]

@@ -47,6 +47,10 @@ class LossTrajectory:
     def __repr__(self) -> str:
         return f"LossTrajectory({self.size}, {int((self._known + self._own)[0].sum())} losses seen)"
 
+    def reset(self) -> None:
+        """Forget all that was seen. `attach` does at the begin of each training that is no resume."""
+        self._known, self._own = torch.zeros_like(self._known), torch.zeros_like(self._own)
+
     def update(self, indices: ArrayLike, logits: Tensor, labels: Tensor) -> None:
         """Note a batch; call it after the forward pass, with what the loss was computed from.
 

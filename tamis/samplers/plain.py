@@ -21,15 +21,17 @@ sampler                   weight of sample i
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
 
 from tamis.core.checks import check_range
+from tamis.core.errors import NoEffectWarning
 from tamis.core.types import ArrayLike
 from tamis.features.classes import Labels, check_labels
-from tamis.samplers.weighted.sampler import WeightedSampler
+from tamis.samplers.weighted.sampler import WeightedSampler, _check_weights
 
 __all__ = ["BalancedSampler", "TemperatureSampler", "TrimSampler", "balanced_weights", "kept_lowest"]
 
@@ -77,14 +79,33 @@ def balanced_weights(labels: Labels, power: float = 1.0, among: np.ndarray | Non
     return np.asarray(used * np.maximum(counts, 1.0)[which] ** -exponent)
 
 
+def _balanced_size(labels: Labels, among: np.ndarray | None = None) -> int:
+    """Draws without replacement that leave balance possible: the smallest class' size times the number of classes."""
+    classes = check_labels(labels).numpy()
+    counts = np.unique(classes if among is None else classes[among], return_counts=True)[1]
+    return int(counts.min()) * len(counts)
+
+
 class _FormulaSampler(WeightedSampler):
-    """A weighted sampler whose state belongs to the settings that it was made with."""
+    """A weighted sampler whose state belongs to the settings that it was made with.
+
+    Warns:
+        NoEffectWarning: without replacement, all that may be drawn is drawn, whatever the weights.
+    """
 
     def __init__(
         self, weights: np.ndarray, num_samples: int | None, *, seed: int, replacement: bool, settings: dict[str, Any]
     ) -> None:
         super().__init__(weights, num_samples, seed=seed, replacement=replacement)
         self.settings = settings
+        drawn = self.weights[self.weights > 0]
+        if not replacement and self.num_samples == len(drawn) and drawn.min() < drawn.max():
+            warnings.warn(
+                f"{type(self).__name__}: replacement=False draws each of the {len(drawn)} samples once an epoch, so "
+                f"the weights change their order only; pass num_samples= well below {len(drawn)}, or replacement=True",
+                NoEffectWarning,
+                stacklevel=3,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """The state of `WeightedSampler` and the settings."""
@@ -112,7 +133,8 @@ class TrimSampler(_FormulaSampler):
     Args:
         scores: finite, [n]; a column of a `FeatureTable`, minus a score where high is good.
         keep: share of the data that is kept, in (0, 1]; `search_trim` tunes it.
-        num_samples: draws an epoch; default: n, or with ``replacement=False`` as many as are kept.
+        num_samples: draws an epoch; default: n, or with ``replacement=False`` as many as are kept, with ``balanced``
+            the size of the smallest class of them times the number of classes.
         labels: classes of the samples, for the two options that follow: integers [n] or the data set.
         per_class: take the share within each class, so that none is emptied.
         balanced: draw all classes equally often among what is kept.
@@ -123,7 +145,7 @@ class TrimSampler(_FormulaSampler):
         TypeError, ValueError: scores, labels or share out of range; an option that needs labels without them.
 
     Warns:
-        NoEffectWarning: everything is kept.
+        NoEffectWarning: everything is kept, or ``balanced`` draws without replacement all that is kept.
     """
 
     def __init__(
@@ -145,6 +167,8 @@ class TrimSampler(_FormulaSampler):
         if labels is not None:
             labels = check_labels(labels, len(kept))
         weights = kept * 1.0 if labels is None or not balanced else balanced_weights(labels, among=kept)
+        if labels is not None and balanced and not replacement and num_samples is None:
+            num_samples = _balanced_size(labels, kept)
         settings = {"keep": float(keep), "per_class": per_class, "balanced": balanced}
         super().__init__(weights, num_samples, seed=seed, replacement=replacement, settings=settings)
         self.keep = float(keep)
@@ -153,10 +177,14 @@ class TrimSampler(_FormulaSampler):
 class BalancedSampler(_FormulaSampler):
     """Draws every class equally often, whatever its size.
 
+    Without replacement a class runs out while the epoch lasts, so that small classes come less often than others the
+    more draws there are: with classes of 80, 15 and 5 and the default number the smallest makes a quarter of the draws.
+
     Args:
         labels: classes of the samples: integers [n], or the data set.
         power: in [0, 1]: 1 balances fully, 0.5 halfway (square root), 0 not at all.
-        num_samples: draws an epoch; default: n.
+        num_samples: draws an epoch; default: n, or with ``replacement=False`` the size of the smallest class times the
+            number of classes.
         seed: with the epoch it fixes the order.
         replacement: False draws no sample twice in an epoch.
 
@@ -164,7 +192,7 @@ class BalancedSampler(_FormulaSampler):
         TypeError, ValueError: labels as `check_labels`, power out of range.
 
     Warns:
-        NoEffectWarning: all classes are of one size already.
+        NoEffectWarning: all classes are of one size already, or all samples are drawn without replacement.
     """
 
     def __init__(
@@ -177,6 +205,8 @@ class BalancedSampler(_FormulaSampler):
         replacement: bool = True,
     ) -> None:
         weights = balanced_weights(labels, power)
+        if not replacement and num_samples is None and power:
+            num_samples = _balanced_size(labels)
         settings = {"power": float(power)}
         super().__init__(weights, num_samples, seed=seed, replacement=replacement, settings=settings)
 
@@ -187,7 +217,8 @@ class TemperatureSampler(_FormulaSampler):
     Args:
         weights: >= 0, [n], e.g. the size of each sample's source, or a quality.
         power: a in p ~ w ** a; 1 leaves the weights, 0 draws all positive ones alike, above 1 sharpens.
-        num_samples: draws an epoch; default: n.
+        num_samples: draws an epoch; default: n, or with ``replacement=False`` the number of weights above 0, of which
+            there must be more than draws for the weights to count.
         seed: with the epoch it fixes the order.
         replacement: False draws no sample twice in an epoch.
 
@@ -195,7 +226,7 @@ class TemperatureSampler(_FormulaSampler):
         TypeError, ValueError: weights as `WeightedSampler`, power below 0.
 
     Warns:
-        NoEffectWarning: all weights come out equal.
+        NoEffectWarning: all weights come out equal, or all samples are drawn without replacement.
     """
 
     def __init__(
@@ -208,11 +239,9 @@ class TemperatureSampler(_FormulaSampler):
         replacement: bool = True,
     ) -> None:
         exponent = check_range("power", power, low=0)
-        tensor = torch.as_tensor(weights, dtype=torch.float64) if not isinstance(weights, torch.Tensor) else weights
-        values = tensor.detach().cpu().double().numpy()
-        peak = values.max(initial=0.0) if np.isfinite(values).all() else 1.0
-        scaled = values / peak if peak > 0 else values  # else large weights overflow
-        with np.errstate(invalid="ignore"):  # of a negative weight, which WeightedSampler names
-            powered = np.where(values > 0, np.abs(scaled) ** exponent, scaled)
+        values = _check_weights(weights).array.astype(np.float64)  # names what is no weight
+        peak = values.max()
+        scaled = values / peak  # else large weights overflow
+        powered = np.where(values > 0, scaled**exponent, 0.0)
         settings = {"power": exponent}
         super().__init__(powered, num_samples, seed=seed, replacement=replacement, settings=settings)

@@ -23,7 +23,7 @@ def make_balanced(seed=3):
 
 
 def make_temperature(seed=3):
-    return TemperatureSampler(torch.arange(24), 0.5, replacement=False, seed=seed)
+    return TemperatureSampler(torch.arange(24), 0.5, 12, replacement=False, seed=seed)
 
 
 class TestTrim(SamplerContract):

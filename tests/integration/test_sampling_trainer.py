@@ -9,6 +9,7 @@ from torch import nn
 
 from tamis.callbacks import attach
 from tamis.core.errors import TamisError
+from tamis.core.rng import torch_generator
 from tamis.features import LossTrajectory, consensus_loss, sample_features
 from tamis.samplers import TrimSampler
 from tamis.search import search_swift, search_trim
@@ -155,6 +156,17 @@ def test_a_training_is_followed_at_no_extra_pass_and_through_a_resume(tmp_path, 
     assert (accumulated["mean_loss"] > 0).all()
 
 
+def test_evaluating_on_the_training_data_is_no_training_and_a_second_training_begins_anew(tmp_path):
+    columns, trainer = follow(tmp_path)
+    trajectory = trainer.compute_loss.trajectory
+    trainer.evaluate(trainer.train_dataset)
+    assert torch.equal(trajectory.columns()["mean_loss"], columns["mean_loss"])
+    trainer.train()
+    trajectory.sync()
+    assert trajectory._known[0].tolist() == [3.0] * 48  # not 6
+    assert not torch.equal(trajectory.columns()["mean_loss"], columns["mean_loss"])
+
+
 def two_processes(folder):
     """Run on each rank: both know what both saw."""
     from tamis.core.distributed import gather_objects
@@ -237,3 +249,34 @@ def test_texts_of_different_lengths_need_a_collator():
         sample_features(nn.Linear(2, 2), rows)
     with pytest.raises(ValueError, match="collate=None"):
         consensus_loss(rows, lambda indices, seed: nn.Linear(2, 2), folds=2)
+
+
+def cross_fitted_on_two(folder):
+    """Run on each rank: data without ``targets`` or ``tensors``, whose labels are read item by item."""
+    rows = [{"x": torch.full((2,), float(k % 3)), "labels": k % 2} for k in range(24)]
+
+    class Linear(nn.Module):
+        def __init__(self, seed):
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+            with torch.no_grad():
+                self.linear.weight.copy_(torch.randn(2, 2, generator=torch_generator(seed)))
+
+        def forward(self, x, labels=None):
+            return self.linear(x)
+
+    fits = []
+
+    def fit(indices, seed):
+        fits.append(len(indices))
+        return Linear(seed)
+
+    sums = [float(consensus_loss(rows, fit, folds=2, out=folder)["second_loss"].sum()) for _ in range(2)]
+    return [*sums, len(fits)]
+
+
+def test_two_processes_cross_fit_all_of_the_data_and_find_what_they_kept(tmp_path):
+    results = run_distributed("tests.integration.test_sampling_trainer:cross_fitted_on_two", folder=str(tmp_path))
+    assert results[0] == results[1]
+    assert results[0][0] == results[0][1]
+    assert results[0][2] == 4  # none at the second call

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Sampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler
 from transformers import Trainer
 
 from tamis import TamisError
@@ -157,5 +157,66 @@ def test_a_trainer_class_with_an_order_of_its_own(tmp_path):
             return torch.utils.data.SequentialSampler(self.train_dataset)
 
     settings = quiet_arguments(tmp_path, max_steps=1)
-    with pytest.raises(TamisError, match="Repeats makes an order of its own"):
+    with pytest.raises(TamisError, match=r"Repeats makes an order of its own .* gives a SequentialSampler"):
         attach(Repeats(ToyModel(), settings, train_dataset=IndexedDataset(8)), ShuffleSampler(8))
+
+
+def make_repeating(data):
+    return RandomSampler(data, num_samples=2 * len(data))  # as GRPO, in a plain sampler's clothes
+
+
+def make_part(data):
+    return RandomSampler(range(len(data) // 2))
+
+
+def make_replacing(data):
+    return RandomSampler(data, replacement=True)
+
+
+def fail(data):
+    raise OSError("no order today")
+
+
+@pytest.mark.parametrize("make", [make_repeating, make_part, make_replacing, fail])
+def test_orders_that_only_look_plain_are_refused(tmp_path, make):
+    class Own(Trainer):
+        def _get_train_sampler(self, train_dataset=None):
+            return make(train_dataset)
+
+    words = (
+        r"fails when it is asked for its order \(OSError: no order today\)" if make is fail else "an order of its own"
+    )
+    with pytest.raises(TamisError, match=words):
+        attach(Own(ToyModel(), quiet_arguments(tmp_path), train_dataset=IndexedDataset(8)), ShuffleSampler(8))
+
+
+def test_an_override_that_only_asks_trainer_is_no_order_of_its_own(tmp_path):
+    class Logs(Trainer):
+        def _get_train_sampler(self, train_dataset=None):
+            torch.rand(1)
+            return super()._get_train_sampler(train_dataset)
+
+    settings = quiet_arguments(tmp_path, per_device_train_batch_size=4, num_train_epochs=2)
+    trainer = Logs(ToyModel(), settings, train_dataset=IndexedDataset(8))
+    before = torch.get_rng_state()
+    seen, orders = drawn(trainer, ShuffleSampler(8, seed=3))
+    assert seen == orders[0] + orders[1]
+    torch.set_rng_state(before)
+    attach(trainer, ShuffleSampler(8))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_trainer_that_knows_its_data_itself(tmp_path):
+    class OwnData(Trainer):
+        def get_train_dataloader(self):
+            return self.accelerator.prepare(DataLoader(IndexedDataset(8), batch_size=4, shuffle=True))
+
+    settings = quiet_arguments(tmp_path, per_device_train_batch_size=4, num_train_epochs=2)
+    seen, orders = drawn(OwnData(ToyModel(), settings), ShuffleSampler(8, seed=3))
+    assert seen == orders[0] + orders[1]
+    trainer = OwnData(ToyModel(), settings)
+    attach(trainer, ShuffleSampler(9))
+    with pytest.raises(ValueError, match="made for 9 items, but train_dataset has 8"):
+        trainer.train()
+    with pytest.raises(TypeError, match="train_dataset is a NoneType"):
+        attach(Trainer(ToyModel(), settings), ShuffleSampler(8))

@@ -55,7 +55,7 @@ def test_iterable_dataset_and_wrong_size(tmp_path):
 def test_attach_refuses_other_targets_and_components(tmp_path):
     with pytest.raises(TypeError, match="must be a transformers Trainer or an accelerate Accelerator"):
         attach(object(), ShuffleSampler(8))
-    with pytest.raises(TypeError, match="must be a sampler, a Regularizer, a Pruner, or have set_epoch"):
+    with pytest.raises(TypeError, match="must be a sampler, a Regularizer, a Pruner, a LossTrajectory, or"):
         attach(make_trainer(tmp_path), object())
     with pytest.raises(TypeError, match=r"pruner=ToyModel: must be a pruner made from the model"):
         PruningCallback(ToyModel())

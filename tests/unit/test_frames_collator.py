@@ -250,6 +250,26 @@ def test_skipped_videos_are_counted_over_workers(clips):
     assert collate.skipped == 2
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([3, 1], torch.tensor([-100, 1])),
+        ([np.int32(3), np.int32(1)], torch.tensor([-100, 1])),
+        ([torch.tensor(3), torch.tensor(1)], torch.tensor([-100, 1])),
+        ([[0, 1], [1, 0]], torch.tensor([[1, 0], [1, 0]])),  # -100 would be a target of BCE, not passed over
+        ([np.array([0.2, 0.8]), np.array([0.5, 0.5])], torch.tensor([[0.5, 0.5], [0.5, 0.5]], dtype=torch.float64)),
+        ([torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.0])], torch.tensor([[1.0, 1.0], [1.0, 1.0]])),
+        ([0.25, 0.75], torch.tensor([0.75, 0.75])),
+    ],
+)
+def test_a_skipped_video_has_a_label_that_a_loss_can_read(clips, labels, expected):
+    collate = FrameSelectionCollator(UniformFrames(), 4, on_error="skip")
+    with pytest.warns(UserWarning, match="skipped 1 of 2 videos"):
+        batch = collate([(b"x", labels[0]), (clips[1], labels[1])])
+    assert batch["labels"].dtype == expected.dtype
+    assert torch.equal(batch["labels"], expected)
+
+
 def test_skipping_names_what_was_skipped_and_refuses_a_batch_of_nothing(clips):
     collate = FrameSelectionCollator(UniformFrames(), 4, on_error="skip")
     with pytest.warns(UserWarning, match=r"skipped 1 of 2 videos: video number 1 of the batch: cannot be read"):

@@ -45,6 +45,39 @@ def test_balanced_and_its_power():
         assert np.allclose(by_class / by_class.sum(), counts ** (1 - power) / (counts ** (1 - power)).sum())
 
 
+def test_without_replacement_classes_are_balanced_as_far_as_they_go():
+    sampler = BalancedSampler(LABELS, replacement=False)
+    assert len(sampler) == 15  # a permutation of all 100 balances nothing
+    trimmed = TrimSampler(LOSS, 0.8, labels=LABELS, per_class=True, balanced=True, replacement=False)
+    assert len(trimmed) == 4 * 3
+    counts = np.zeros((2, 3))
+    for row, one in zip(counts, (sampler, trimmed), strict=True):
+        for epoch in range(200):
+            one.set_epoch(epoch)
+            drawn = list(one)
+            assert len(set(drawn)) == len(drawn)
+            row += np.bincount(LABELS[drawn], minlength=3)
+    shares = counts / counts.sum(1, keepdims=True)
+    assert (np.abs(shares - [0.41, 0.35, 0.24]) < 0.04).all()  # 0.8, 0.15 and 0.05 of the data
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: BalancedSampler(LABELS, num_samples=N, **options),
+        lambda **options: TemperatureSampler(1.0 + LOSS, 0.5, **options),
+        lambda **options: TrimSampler(LOSS, 1.0, N, labels=LABELS, balanced=True, **options),
+    ],
+)
+def test_weights_that_only_order_a_permutation_are_said_to_change_nothing(make):
+    with pytest.warns(
+        NoEffectWarning, match="replacement=False draws each of the 100 samples once .*pass num_samples="
+    ):
+        make(replacement=False)
+    make()
+    TrimSampler(LOSS, 0.5, replacement=False)  # its zeros count
+
+
 def test_a_data_set_gives_its_labels():
     data = torch.utils.data.TensorDataset(torch.zeros(N, 2), LABELS)
     assert np.array_equal(BalancedSampler(data).weights, BalancedSampler(LABELS).weights)
@@ -82,6 +115,9 @@ def test_a_state_of_other_settings_is_refused():
         (lambda: BalancedSampler(torch.tensor([0, 1, -100])), r"labels\[2\]=-100: must be >= 0"),
         (lambda: BalancedSampler(LABELS, 2.0), "power=2.0"),
         (lambda: TemperatureSampler([1.0, -1.0], 0.5), r"weights\[1\]=-1.0"),
+        (lambda: TemperatureSampler(None, 0.5), r"weights: must be one-dimensional and not empty, got shape \(\)"),
+        (lambda: TemperatureSampler([float("nan"), 1.0], 0.5), r"weights\[0\]=nan: must be finite and >= 0"),
+        (lambda: TemperatureSampler([0.0, 0.0], 0.5), "all 2 are zero"),
         (lambda: rank_in_class(LOSS[:5], LABELS), "labels: must be 5"),
     ],
 )
@@ -94,6 +130,11 @@ def test_bad_values_are_named(make, message):
 def test_what_are_no_labels_is_named(labels):
     with pytest.raises(TypeError, match=r"labels.*must be integers"):
         BalancedSampler(labels)
+
+
+def test_words_are_no_weights():
+    with pytest.raises(TypeError, match="weights: must be numbers, got <U1"):
+        TemperatureSampler(["a", "b"], 0.5)
 
 
 def test_frequency_and_rank_within_the_class():

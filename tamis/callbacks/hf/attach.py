@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import torch
+from torch.utils.data import RandomSampler
+
 from tamis.callbacks.base import check_sampler
 from tamis.callbacks.hf.position import update_max_steps
 from tamis.callbacks.hf.pruning import PruningCallback
@@ -21,7 +24,8 @@ def attach_sampler(trainer: Any, sampler: Any) -> SamplerCallback:
 
     Patches the instance: ``_get_train_sampler``, ``get_train_dataloader`` and ``_init_training_state``.
     """
-    check_sampler(sampler, trainer.train_dataset)
+    if trainer.train_dataset is not None or not _own_loader(trainer):  # else the loader's is checked as training begins
+        check_sampler(sampler, trainer.train_dataset)
     check_strategy(trainer.args)
     _check_trainer(trainer)
     trainer.remove_callback(SamplerCallback)
@@ -37,15 +41,44 @@ def attach_sampler(trainer: Any, sampler: Any) -> SamplerCallback:
 
 
 def _check_trainer(trainer: Any) -> None:
-    """Refuse a trainer class that makes its own order, as TRL's GRPO, which repeats prompts."""
+    """Refuse a trainer class that makes its own order, as TRL's GRPO, which repeats prompts.
+
+    An override may give a plain shuffle of all data, as Trainer's own method, which it may call: it is asked.
+    """
     from transformers import Trainer
 
-    if type(trainer)._get_train_sampler is not Trainer._get_train_sampler:
-        name = type(trainer).__name__
+    own = type(trainer)._get_train_sampler
+    if own is Trainer._get_train_sampler:
+        return
+    name, data = type(trainer).__name__, trainer.train_dataset
+    try:
+        with torch.random.fork_rng(devices=[]):
+            made = own(trainer, data)
+    except Exception as error:
         raise TamisError(
-            f"{name} makes an order of its own ({name}._get_train_sampler), which the attached sampler would replace; "
-            f"leave the sampler out, or, if {name} is yours, remove its _get_train_sampler"
-        )
+            f"{name}._get_train_sampler, which the attached sampler would replace, fails when it is asked for its "
+            f"order ({type(error).__name__}: {error}); if {name} is yours, mend or remove it"
+        ) from error
+    if made is None or _shuffles_all(made, data):
+        return
+    raise TamisError(
+        f"{name} makes an order of its own ({name}._get_train_sampler gives a {type(made).__name__}), which the "
+        f"attached sampler would replace; leave the sampler out, or, if {name} is yours, remove its _get_train_sampler"
+    )
+
+
+def _shuffles_all(made: Any, data: Any) -> bool:
+    """True for what Trainer makes itself: each sample once, shuffled."""
+    plain = type(made) is RandomSampler and not made.replacement
+    return plain and len(made) == len(made.data_source) and (data is None or len(data) == len(made))
+
+
+def _own_loader(trainer: Any) -> bool:
+    """True if a subclass, or its user, replaced ``get_train_dataloader``, which may know the data itself."""
+    from transformers import Trainer
+
+    method = _unpatched(trainer, "get_train_dataloader")
+    return getattr(method, "__func__", None) is not Trainer.get_train_dataloader
 
 
 def _unpatched(trainer: Any, name: str) -> Any:

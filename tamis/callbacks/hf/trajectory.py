@@ -29,6 +29,8 @@ class TrajectoryCallback(ComponentCallback):
         super().__init__(trajectory)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0:  # another training, or the same begun again with smaller batches
+            self.component.reset()
         self._restore(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -41,6 +43,8 @@ class TrajectoryCallback(ComponentCallback):
 
 def attach_trajectory(trainer: Any, trajectory: LossTrajectory) -> TrajectoryCallback:
     """Have ``trainer`` note loss and margin of each training sample, from the forward passes that it does anyway.
+
+    Of training only, not of ``evaluate`` on the same data; each ``train()`` that is no resume begins anew.
 
     Args:
         trainer: of a classifier; its items are mappings.
@@ -114,7 +118,7 @@ def _noting(compute_loss: Any) -> Any:
     @functools.wraps(compute_loss)
     def wrapped(model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         numbers = inputs.pop(_NUMBER, None) if isinstance(inputs, dict) or hasattr(inputs, "pop") else None
-        if numbers is None:
+        if numbers is None or not model.training:  # other data, or an evaluation on the training data
             return compute_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
         labels = inputs.get("labels", inputs.get("label"))
         loss, outputs = compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)

@@ -63,8 +63,9 @@ class FrameSelectionCollator:
         short: a clip with fewer than T frames: ``"repeat"`` its last frame, or ``"error"``.
         on_error: a video that cannot be read: ``"raise"``, or ``"skip"``: another sample of the batch takes its place
             with the label -100, so that the batch stays whole and the loss passes over it; a warning gives the count,
-            and ``skipped`` counts on (over all workers). A batch without any readable video is an error, because a
-            loss over no labels is not a number.
+            and ``skipped`` counts on (over all workers). Where labels are not whole numbers (several a sample, shares,
+            targets of a regression), a loss does not pass over -100: there the other sample keeps its own label, and
+            counts twice. A batch without any readable video is an error, because a loss over no labels is not a number.
         backend: how to read files: ``"auto"``, ``"torchcodec"`` or ``"pyav"``.
         cache_dir: keep features here, one file a clip; the encoder must have a ``digest()``, and videos must not be
             bare torchcodec decoders, which do not say what file they read (those of `datasets.Video()` do).
@@ -290,7 +291,18 @@ def _chosen_already(processor: object, metadata: list[dict[str, Any]]) -> dict[s
     return {name: value for name, value in options.items() if name in known}
 
 
-def _label_tensor(labels: Sequence[int | np.integer], done: Sequence[Decoded | None]) -> torch.Tensor:
-    """The labels [B], `IGNORED_LABEL` where the video could not be read."""
+def _label_tensor(labels: Sequence[Any], done: Sequence[Decoded | None]) -> torch.Tensor:
+    """The labels [B, ...]; where a video could not be read `IGNORED_LABEL`, or the label of what took its place.
+
+    Args:
+        labels: numbers, or lists, arrays or tensors of one shape.
+        done: the clips, None where it could not be read; not all are.
+    """
     plain = [int(label) if isinstance(label, np.integer) else label for label in labels]
-    return torch.tensor([IGNORED_LABEL if clip is None else label for clip, label in zip(done, plain, strict=True)])
+    rows = [torch.as_tensor(label) for label in plain]
+    whole = all(row.dim() == 0 and not row.is_floating_point() for row in rows)
+    good = next(number for number, clip in enumerate(done) if clip is not None)
+    if any(row.dim() for row in rows):
+        return torch.stack([rows[good] if clip is None else row for row, clip in zip(rows, done, strict=True)])
+    instead = IGNORED_LABEL if whole else plain[good]
+    return torch.tensor([instead if clip is None else label for label, clip in zip(plain, done, strict=True)])
