@@ -100,8 +100,7 @@ def consensus_loss(
         A `FeatureTable` with the columns above.
 
     Raises:
-        TypeError, ValueError: ``fit`` is no function or returns no model, folds larger than the data, a table of other
-            data, a column that is missing.
+        TypeError, ValueError: ``fit`` is no function or returns no model; too many folds; a table of other data.
         TamisError: ``fit`` returns the same model twice, a loss is not finite (the message names the sample), or
             ``out`` is given but nothing of ``data`` can be hashed, so that other data would get these losses.
     """

@@ -43,6 +43,7 @@ LONG = {
     "search_frames",
     "search_label_aware",
     "search_swift",
+    "search_trim",
 }  # a keyword a line, and a line of Args for each
 
 
