@@ -81,13 +81,15 @@ class Gate(nn.Module, ABC):
         """Merge the gate into the table's ``weight`` [n, d], in place: what stays needs no gate afterwards."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        kept = {name: getattr(self, name) for name in self._float32}
+        kept, order = {name: getattr(self, name) for name in self._float32}, list(self._buffers)
         for name in kept:
             del self._buffers[name]  # a leaf stays the tensor it is, in float32, whatever dtype the model is moved to
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, tensor in kept.items():
             tensor.data = tensor.data.to(fn(tensor.data).device)
             self.register_buffer(name, tensor)
+        for name in order:  # as it was, so that the state dict's order does not depend on moves
+            self._buffers[name] = self._buffers.pop(name)
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:

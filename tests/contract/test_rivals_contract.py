@@ -8,10 +8,7 @@ from tamis.testing import PrunerContract
 from tamis.testing.pruners import _differences, _trainer
 from tests.contract.factories import QUICK, make_deepfm
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::tamis.NoEffectWarning"),  # twelve steps may leave every score equal
-    pytest.mark.filterwarnings("ignore:.*it trains again.*:UserWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::tamis.NoEffectWarning")  # twelve steps may leave every score equal
 
 
 class Rival(PrunerContract):

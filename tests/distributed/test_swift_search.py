@@ -89,7 +89,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
         assert without_world(two[0]) == without_world(two[1]) == without_world(one)
         lines = [(tmp_path / folder / "journal.jsonl").read_text().splitlines() for folder in ("one", name)]
         assert lines[0] == lines[1]
-        assert len(lines[0]) == 1 + 12 + 2  # and the winner twice more
+        assert len(lines[0]) == 1 + 12 + 2 + 2  # and the winner and the uniform law twice more
 
 
 def test_two_processes_go_on_from_the_journal_of_one(tmp_path):

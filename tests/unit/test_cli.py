@@ -265,7 +265,11 @@ def test_curriculum_is_searched_from_the_shell(tmp_path: Path, capsys: pytest.Ca
         "    return None\n"
     )
     names = ("model", "train", "validation", "features", "agent")
-    lines = [f'{name} = "curriculum_job:{name}"' for name in names] + ["rounds = [4]", "probes = 0"]
+    lines = [f'{name} = "curriculum_job:{name}"' for name in names] + [
+        "rounds = [4]",
+        "probes = 0",
+        'reward = "first_order"',
+    ]
 
     def command(update: str) -> list[str]:
         options = "\n".join([*lines, f'update = "curriculum_job:{update}"'])

@@ -179,10 +179,10 @@ def test_correlation_is_exact_whatever_the_mean(mean: float) -> None:
     base = rng(6).normal(size=(rows, 3))
     table = torch.from_numpy(base @ rng(7).normal(size=(3, 8)) + mean * rng(8).normal(size=8)).float()
     wanted = np.corrcoef(table.double().numpy(), rowvar=False)
-    assert np.abs(pearson(table).numpy() - wanted).max() < 1e-6
+    assert np.abs(pearson(table).numpy() - wanted).max() < 2e-6  # float32 sums differ between processors
     counts = torch.from_numpy(rng(9).integers(0, 5, rows))
     repeated = table.double().numpy().repeat(counts.numpy(), axis=0)
-    assert np.abs(pearson(table, counts).numpy() - np.corrcoef(repeated, rowvar=False)).max() < 1e-6
+    assert np.abs(pearson(table, counts).numpy() - np.corrcoef(repeated, rowvar=False)).max() < 2e-6
 
 
 def test_moments_of_a_table_whose_first_rows_are_not_like_the_others() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,8 @@ from tamis.pruners.base import Loss, Pruner, Regularizer
 from tamis.pruners.surgery.packing import check_stored
 
 __all__ = ["PruningCallback"]
+
+_log = logging.getLogger("tamis")
 
 
 class PruningCallback(ComponentCallback):
@@ -181,8 +184,12 @@ class PruningCallback(ComponentCallback):
             warnings.warn(words, NoEffectWarning, stacklevel=2)
             return
         if self.component.retrain != "no":
-            words = f"the cut model is not yet what {type(self.component).__name__} is about, it trains again: small = "
-            warnings.warn(f"{words}pruner.restart(model), then a second Trainer", UserWarning, stacklevel=2)
+            name = type(self.component).__name__
+            _log.warning(
+                "the cut model is not yet what %s is about, it trains again: small = pruner.restart(model), then a "
+                "second Trainer",
+                name,
+            )
         if self._trainer is not None:  # a second train() must wrap the new parameters and build its optimizer anew
             self._trainer.model_wrapped = self._trainer.model
             self._trainer.optimizer = self._trainer.lr_scheduler = None
