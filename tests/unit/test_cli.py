@@ -241,6 +241,7 @@ def test_swift_is_searched_from_the_shell(tmp_path: Path, capsys: pytest.Capture
     assert "loss" in found
 
 
+@pytest.mark.filterwarnings("ignore:.*not above 0:tamis.NoEffectWarning")  # thirty steps of an agent on ten samples
 def test_curriculum_is_searched_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module = (
         "from tamis.samplers import curriculum_features\n"

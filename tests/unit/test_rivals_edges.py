@@ -1,5 +1,7 @@
 """Pruners of other papers at the ends of their ranges: everything kept, nothing learned, no bytes saved."""
 
+import logging
+
 import pytest
 import torch
 
@@ -79,7 +81,8 @@ def test_sseds_says_how_to_go_on_after_a_training_that_ended_early() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*same score|.*width is as likely|.*alpha is where:tamis.NoEffectWarning")
-def test_a_trainer_says_that_the_cut_model_is_to_be_trained_again(tmp_path, caplog) -> None:
+def test_a_trainer_says_that_the_cut_model_is_to_be_trained_again(tmp_path, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(logging.getLogger("tamis"), "disabled", False)  # other packages' set-ups disable what they find
     trainer, _, pruner = _trainer("tests.contract.factories:make_autodim", str(tmp_path))
     callback = attach(trainer, pruner, **_validation(pruner, trainer))
     with caplog.at_level("WARNING", "tamis"):
