@@ -30,9 +30,7 @@ from torch import Tensor
 from tamis.core.checks import check_range
 from tamis.core.errors import NoEffectWarning
 from tamis.core.rng import check_seed
-from tamis.pruners.base import Loss, Step
-from tamis.pruners.factors import FactorPruner, adam
-from tamis.pruners.gumbel import GumbelGate, temperature
+from tamis.pruners.gumbel import GumbelGate, GumbelPruner
 from tamis.pruners.tables import Table
 
 __all__ = ["AutoDim", "AutoDimConfig", "fit_widths"]
@@ -119,7 +117,7 @@ def fit_widths(
     return at
 
 
-class AutoDim(FactorPruner):
+class AutoDim(GumbelPruner):
     """Chooses a width for every table among a few, by a relaxed choice that descends the validation loss.
 
     A plain loop: ``pruner.step(validation_loss=lambda: criterion(model(x_val), y_val))`` after ``optimizer.step()``;
@@ -133,30 +131,9 @@ class AutoDim(FactorPruner):
 
     config_class = AutoDimConfig
     default_size = None
-    validates = 1
-    again = "fresh"
 
     def make_gate(self, table: Table) -> PrefixGate:
         return PrefixGate(table.width, sorted({max(1, round(s * table.width)) for s in self.config.candidates}))
-
-    def wake(self) -> None:
-        """The noise and the temperature of the next step; none once it is decided."""
-        super().wake()
-        for place, gate in enumerate(self.factor_gates()):
-            assert isinstance(gate, PrefixGate)
-            if self._decided:
-                gate.noise.zero_()
-            else:
-                number = self.steps_taken
-                gate.set_noise(temperature(number, self.config.cooling), self.config.seed, number, place)
-
-    def on_validation(self, loss: Loss, step: Step) -> None:
-        """A step of Adam on alpha."""
-        if self._decided or step.number < self.config.warm_up * step.steps_in_all:
-            return
-        grads = self.validation_gradients(loss, step)
-        self._moved += 1
-        adam(self.factor_gates(), grads, self._moved, self.config.lr)
 
     def chosen(self) -> list[Tensor]:
         gates = [gate for gate in self.factor_gates() if isinstance(gate, PrefixGate)]

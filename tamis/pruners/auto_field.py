@@ -20,10 +20,8 @@ from torch import Tensor
 from tamis.core.checks import check_range
 from tamis.core.errors import NoEffectWarning
 from tamis.core.rng import check_seed
-from tamis.pruners.base import Loss, Step
 from tamis.pruners.budgeted import best_tables
-from tamis.pruners.factors import FactorPruner, adam
-from tamis.pruners.gumbel import GumbelGate, temperature
+from tamis.pruners.gumbel import GumbelGate, GumbelPruner
 from tamis.pruners.tables import Table
 
 __all__ = ["AutoField", "AutoFieldConfig"]
@@ -71,7 +69,7 @@ class FieldGate(GumbelGate):
         return self.probabilities(value)[1:]
 
 
-class AutoField(FactorPruner):
+class AutoField(GumbelPruner):
     """Keeps the tables whose presence the validation loss asks for.
 
     A plain loop: ``pruner.step(validation_loss=lambda: criterion(model(x_val), y_val))`` after ``optimizer.step()``;
@@ -86,30 +84,9 @@ class AutoField(FactorPruner):
     config_class = AutoFieldConfig
     whole_tables = True
     default_size = None
-    validates = 1
-    again = "fresh"
 
     def make_gate(self, table: Table) -> FieldGate:
         return FieldGate(table.width)
-
-    def wake(self) -> None:
-        """The noise and the temperature of the next step; none once it is decided."""
-        super().wake()
-        for place, gate in enumerate(self.factor_gates()):
-            assert isinstance(gate, FieldGate)
-            if self._decided:
-                gate.noise.zero_()
-            else:
-                number = self.steps_taken
-                gate.set_noise(temperature(number, self.config.cooling), self.config.seed, number, place)
-
-    def on_validation(self, loss: Loss, step: Step) -> None:
-        """A step of Adam on the logits."""
-        if self._decided or step.number < self.config.warm_up * step.steps_in_all:
-            return
-        grads = self.validation_gradients(loss, step)
-        self._moved += 1
-        adam(self.factor_gates(), grads, self._moved, self.config.lr)
 
     def field_scores(self) -> list[float]:
         """p^1 of each table, without noise, in (0, 1)."""

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from tamis.core.rng import torch_generator
-from tamis.pruners.factors import FactorGate
+from tamis.pruners.base import Loss, Step
+from tamis.pruners.factors import FactorGate, FactorPruner, adam
 
-__all__ = ["GumbelGate", "gumbel", "gumbel_softmax", "temperature"]
+__all__ = ["GumbelGate", "GumbelPruner", "gumbel", "gumbel_softmax", "temperature"]
 
 
 def temperature(step: int, cooling: float) -> float:
@@ -63,3 +64,32 @@ class GumbelGate(FactorGate):
         """Draw the noise of a step."""
         self.noise.copy_(gumbel(len(self.noise), *key))
         self.tau.fill_(tau)
+
+
+class GumbelPruner(FactorPruner):
+    """A pruner whose gates are `GumbelGate`: noise that cools with the steps, logits that descend the validation loss.
+
+    Its settings have ``lr``, ``cooling``, ``warm_up`` and ``seed``.
+    """
+
+    validates = 1
+    again = "fresh"
+
+    def wake(self) -> None:
+        """The noise and the temperature of the next step; none once it is decided."""
+        super().wake()
+        for place, gate in enumerate(self.factor_gates()):
+            assert isinstance(gate, GumbelGate)
+            if self._decided:
+                gate.noise.zero_()
+            else:
+                number = self.steps_taken
+                gate.set_noise(temperature(number, self.config.cooling), self.config.seed, number, place)
+
+    def on_validation(self, loss: Loss, step: Step) -> None:
+        """A step of Adam on the logits."""
+        if self._decided or step.number < self.config.warm_up * step.steps_in_all:
+            return
+        grads = self.validation_gradients(loss, step)
+        self._moved += 1
+        adam(self.factor_gates(), grads, self._moved, self.config.lr)

@@ -7,6 +7,7 @@ search).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ from tamis.policy.info import fingerprint
 __all__ = ["HFEncoder", "TimmEncoder"]
 
 
-class _ImageEncoder:
+class _ImageEncoder(ABC):
     """What both share: pictures normalised, through the model in batches; [m, d] on the CPU.
 
     Attributes:
@@ -59,8 +60,9 @@ class _ImageEncoder:
                 )
             yield features.float().cpu()
 
+    @abstractmethod
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+        """Normalised pixels [b, 3, h, w] -> features [b, d]."""
 
     def digest(self) -> str:
         """sha256 over the weights and all that shapes the features; found once."""
